@@ -1,0 +1,1 @@
+//! The tests that every provider runs, and the in-memory reference that they run against first.
