@@ -44,6 +44,9 @@ pub struct CertificateRecord {
     /// The CA's renewal information.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ari: Option<AriRecord>,
+    /// The names it had before it was renamed: what was sealed then is bound to them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub formerly: Vec<Name>,
     /// Set when the certificate left the configuration: it is kept under `archive/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archived: Option<Timestamp>,
@@ -303,6 +306,9 @@ pub struct AccountRecord {
     /// Set while the account is being created: `onlyReturnExisting` comes before any retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<AccountOperation>,
+    /// Accounts of the issuer at other directories: kept when it moved from staging to production.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<Self>,
 }
 
 /// The journal of an account's creation.
