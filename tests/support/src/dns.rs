@@ -5,11 +5,14 @@ use std::io::Read;
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::net::TcpStream;
+use std::process::Command;
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
 use crate::process::Server;
+use crate::process::peer;
 
 /// A zone that a server starts with.
 #[derive(Debug, Clone)]
@@ -116,6 +119,28 @@ pub fn txt(port: u16, name: &str) -> Vec<String> {
         .collect();
     values.sort();
     values
+}
+
+/// Adds a TXT value to a zone of a loopback server with `nsupdate`, as somebody else would.
+///
+/// # Panics
+/// When `nsupdate` is missing or the server refuses.
+pub fn add_txt(port: u16, key: &TsigKey, zone: &str, name: &str, value: &str) {
+    let program = peer("nsupdate").expect("nsupdate comes with BIND's utilities");
+    let mut child = Command::new(program)
+        .args(["-v", "-y", &format!("{}:{}:{}", key.algorithm, key.name, key.secret)])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("nsupdate runs");
+    let commands =
+        format!("server 127.0.0.1 {port}\nzone {zone}.\nupdate add {name}. 60 TXT \"{value}\"\nsend\n");
+    let mut stdin = child.stdin.take().expect("stdin is a pipe");
+    stdin.write_all(commands.as_bytes()).expect("nsupdate reads its commands");
+    drop(stdin);
+    let output = child.wait_with_output().expect("nsupdate ends");
+    assert!(output.status.success(), "nsupdate: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Whether a loopback server answers for a zone.

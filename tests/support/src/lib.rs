@@ -9,7 +9,7 @@ mod powerdns;
 mod process;
 
 pub use bind::Bind;
-pub use dns::{TsigKey, ZoneFile, txt};
+pub use dns::{TsigKey, ZoneFile, add_txt, txt};
 pub use knot::Knot;
 pub use powerdns::PowerDns;
 pub use process::{Missing, Server, free_port, peer, wait_for_port};
