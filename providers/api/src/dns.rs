@@ -92,7 +92,7 @@ pub struct TxtRecord {
     pub value: String,
 }
 
-/// What one change does. The same record is never in both lists.
+/// What one change does. The same record is never in both lists, nor twice in one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TxtChange {
     /// Values to add.

@@ -2,6 +2,14 @@
 //!
 //! `tests/run` installs and builds them; nothing of them is linked into or shipped with the product.
 
+mod bind;
+mod dns;
+mod knot;
+mod powerdns;
 mod process;
 
+pub use bind::Bind;
+pub use dns::{TsigKey, ZoneFile, add_txt, txt};
+pub use knot::Knot;
+pub use powerdns::PowerDns;
 pub use process::{Missing, Server, free_port, peer, wait_for_port};

@@ -1,0 +1,173 @@
+use std::fmt;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use certplan_provider::ProviderError;
+use certplan_provider::Secret;
+use hickory_proto::op::Message;
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::Name;
+use hickory_proto::rr::TSigVerifier;
+use hickory_proto::rr::TSigner;
+use hickory_proto::rr::rdata::TSIG;
+use hickory_proto::rr::rdata::tsig::TsigError;
+
+use crate::config::Algorithm;
+
+/// How far the clocks of both sides may differ, in seconds, as
+/// [RFC 8945, section 10](https://www.rfc-editor.org/rfc/rfc8945#section-10) recommends.
+const FUDGE: u16 = 300;
+
+/// A TSIG key that signs requests and verifies responses.
+pub(crate) struct Key {
+    signer: TSigner,
+    clock: fn() -> u64,
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({})", self.signer.signer_name())
+    }
+}
+
+/// A response that was read, before anyone believes it.
+#[derive(Debug)]
+pub(crate) struct Response {
+    /// What it says.
+    pub(crate) message: Message,
+    /// Whether its signature is the key's.
+    pub(crate) signed: bool,
+}
+
+impl Key {
+    /// A key from a secret in base64.
+    pub(crate) fn new(name: Name, algorithm: Algorithm, secret: &Secret) -> Result<Self, ProviderError> {
+        Self::with_clock(name, algorithm, secret, unix_time)
+    }
+
+    fn with_clock(
+        name: Name,
+        algorithm: Algorithm,
+        secret: &Secret,
+        clock: fn() -> u64,
+    ) -> Result<Self, ProviderError> {
+        let octets = BASE64_STANDARD.decode(secret.expose().trim()).map_err(|_| {
+            // The cause would quote an octet of the secret.
+            ProviderError::auth(format!(
+                "the secret of the TSIG key `{name}` is not base64: copy it from the server's key statement"
+            ))
+        })?;
+        if octets.is_empty() {
+            return Err(ProviderError::auth(format!("the secret of the TSIG key `{name}` is empty")));
+        }
+        let signer = TSigner::new(octets, algorithm.into(), name, FUDGE).map_err(|error| {
+            ProviderError::invalid(format!("the algorithm `{algorithm}` is not supported")).with_source(error)
+        })?;
+        Ok(Self { signer, clock })
+    }
+
+    /// The key's name.
+    pub(crate) fn name(&self) -> &Name {
+        self.signer.signer_name()
+    }
+
+    /// Signs a request in place and returns what verifies the response.
+    pub(crate) fn sign(&self, request: &mut Message) -> Result<TSigVerifier, ProviderError> {
+        request
+            .finalize(&self.signer, (self.clock)())
+            .ok()
+            .flatten()
+            .ok_or_else(|| ProviderError::invalid("the request cannot be signed"))
+    }
+
+    /// Reads a response to a request with `id`.
+    ///
+    /// A refused signature is an error of its own, told before anything is verified: such a response has no signature
+    /// ([RFC 8945, section 5.3.2](https://www.rfc-editor.org/rfc/rfc8945#section-5.3.2)), so that verifying first would
+    /// only say that it is missing. A response whose signature is wrong is not believed in any way. One without a
+    /// signature is returned as such when it reports a failure, for servers leave it out of those.
+    pub(crate) fn open(
+        &self,
+        request: &Message,
+        verifier: &mut TSigVerifier,
+        octets: &[u8],
+    ) -> Result<Response, ProviderError> {
+        let message = Message::from_vec(octets).map_err(|error| {
+            ProviderError::transient("the server's response is not a DNS message").with_source(error)
+        })?;
+        if message.id != request.id || message.op_code != request.op_code {
+            return Err(ProviderError::transient("the server's response belongs to another request"));
+        }
+        let error = message.signature.as_ref().and_then(|record| record.data.error);
+        if let (Some(error), Some(record)) = (error, &message.signature) {
+            return Err(self.refused(error, &record.data));
+        }
+        if message.truncation {
+            return Err(ProviderError::transient("the server's response is truncated, over TCP"));
+        }
+        if message.signature.is_none() {
+            // NXDOMAIN is an answer too: that there is nothing at a name.
+            if matches!(message.response_code, ResponseCode::NoError | ResponseCode::NXDomain) {
+                return Err(ProviderError::auth(format!(
+                    "the server's response is not signed, so it is not believed: does it know the TSIG key `{}`?",
+                    self.name()
+                )));
+            }
+            return Ok(Response { message, signed: false });
+        }
+        verifier.verify(octets).map_err(|error| {
+            ProviderError::auth(format!(
+                "the signature of the server's response does not fit the TSIG key `{}`, so it is not believed",
+                self.name()
+            ))
+            .with_source(error)
+        })?;
+        Ok(Response { message, signed: true })
+    }
+
+    /// Says what to do about a signature that the server refused.
+    fn refused(&self, error: TsigError, tsig: &TSIG) -> ProviderError {
+        let (name, algorithm) = (self.name(), self.signer.algorithm().to_name());
+        let message = match error {
+            TsigError::BadKey => format!(
+                "the server does not know the TSIG key `{name}` with the algorithm `{}` (BADKEY): name and algorithm \
+                 must be as in its configuration",
+                algorithm.to_ascii().trim_end_matches('.')
+            ),
+            TsigError::BadSig => format!(
+                "the server knows the TSIG key `{name}`, but with another secret (BADSIG): copy the secret again from \
+                 its configuration"
+            ),
+            TsigError::BadTime => {
+                let difference = server_time(tsig).map(|server| server.abs_diff((self.clock)()));
+                let difference =
+                    difference.map(|seconds| format!(" by {seconds} seconds")).unwrap_or_default();
+                format!(
+                    "the clocks of this host and of the server differ{difference}, and TSIG allows {FUDGE} (BADTIME): \
+                     set the clock that is wrong"
+                )
+            }
+            TsigError::BadTrunc => format!(
+                "the server wants a signature of another length for the TSIG key `{name}` (BADTRUNC): allow full ones"
+            ),
+            other => {
+                format!("the server refuses the TSIG key `{name}` (TSIG error {})", u16::from(other))
+            }
+        };
+        ProviderError::auth(message)
+    }
+}
+
+/// The server's time in a BADTIME response
+/// ([RFC 8945, section 5.2.3](https://www.rfc-editor.org/rfc/rfc8945#section-5.2.3)).
+fn server_time(tsig: &TSIG) -> Option<u64> {
+    let octets: [u8; 6] = tsig.other.as_slice().try_into().ok()?;
+    Some(octets.into_iter().fold(0, |time, octet| (time << 8) | u64::from(octet)))
+}
+
+/// Seconds since 1970: a signature holds the moment at which it was made, not the one at which the run began.
+fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_secs())
+}
