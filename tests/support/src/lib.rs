@@ -2,6 +2,8 @@
 //!
 //! `tests/run` installs and builds them; nothing of them is linked into or shipped with the product.
 
+mod pebble;
 mod process;
 
+pub use pebble::{Challenges, Pebble, PebbleOptions, PebbleVersion};
 pub use process::{Missing, Server, free_port, peer, wait_for_port};
