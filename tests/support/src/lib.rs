@@ -5,11 +5,13 @@
 mod bind;
 mod dns;
 mod knot;
+mod pebble;
 mod powerdns;
 mod process;
 
 pub use bind::Bind;
 pub use dns::{TsigKey, ZoneFile, add_txt, txt};
 pub use knot::Knot;
+pub use pebble::{Challenges, Pebble, PebbleOptions, PebbleVersion};
 pub use powerdns::PowerDns;
 pub use process::{Missing, Server, free_port, peer, wait_for_port};
