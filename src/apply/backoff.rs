@@ -1,5 +1,6 @@
 //! Failures in a row, remembered over runs: a schedule that runs often must not defeat backing off.
 
+use certplan_provider::message_of;
 use jiff::SignedDuration;
 use jiff::Timestamp;
 
@@ -29,7 +30,7 @@ pub(super) fn after(before: Option<&Failures>, error: &ApplyError, now: Timestam
         count,
         last: now,
         retry_after: now.checked_add(wait).unwrap_or(Timestamp::MAX),
-        message: error.to_string(),
+        message: message_of(error),
     }
 }
 

@@ -1,7 +1,10 @@
 //! One certificate's part of a run, from the lease to the closed operation.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use certplan_provider::message_of;
 
 use crate::model::Address;
 use crate::model::CertName;
@@ -19,6 +22,7 @@ use crate::state::LeaseKey;
 use crate::state::Revise;
 
 use super::Apply;
+use super::backoff;
 use super::error::ApplyError;
 use super::error::Disposition;
 use super::event::Event;
@@ -142,6 +146,7 @@ impl Apply {
             order_url: None,
             order_expires: None,
             txt: Vec::new(),
+            delegations: BTreeSet::new(),
             deployments: BTreeMap::new(),
         });
         journal.persist(Revise::Bump).await?;
@@ -177,12 +182,12 @@ impl Apply {
             Err(cleanup) => {
                 self.reporter.report(Event::Warning {
                     address: address.clone(),
-                    message: format!("TXT records are left, and the next run removes them: {cleanup}"),
+                    message: format!("TXT records are left, and the next run removes them: {}", message_of(&cleanup)),
                 });
                 false
             }
         };
-        let failures = super::backoff::after(journal.record().failures.as_ref(), &error, self.now());
+        let failures = backoff::after(journal.record().failures.as_ref(), &error, self.now());
         if left && let Some(operation) = &journal.record().operation {
             if operation.stage < Stage::Issued {
                 self.state.delete_handoff(&operation.id).await?;

@@ -8,9 +8,11 @@ use std::time::Duration;
 use certplan_provider::DeployTarget;
 use certplan_provider::ReadBack;
 use certplan_provider::Receipt;
-use zeroize::Zeroizing;
+use certplan_provider::message_of;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
-use crate::acme;
+use crate::acme::CertificateKey;
 use crate::model::Address;
 use crate::model::Bundle;
 use crate::model::DeploymentRecord;
@@ -22,7 +24,6 @@ use crate::model::Fingerprint;
 use crate::model::JournaledDeployment;
 use crate::model::Name;
 use crate::model::Operation;
-use crate::model::PrivateKey;
 use crate::model::Slot;
 use crate::model::Stage;
 use crate::plan::CertificateWork;
@@ -113,6 +114,7 @@ impl Apply {
                 order_url: None,
                 order_expires: None,
                 txt: Vec::new(),
+                delegations: BTreeSet::new(),
                 deployments: BTreeMap::new(),
             };
             journal.record_mut().operation = Some(operation);
@@ -212,7 +214,7 @@ impl Apply {
         if let Err(source) = rolled_back {
             self.reporter.report(Event::Warning {
                 address: address.clone(),
-                message: format!("could not be rolled back, and the next run tries again: {source}"),
+                message: format!("could not be rolled back, and the next run tries again: {}", message_of(&source)),
             });
             return Ok(());
         }
@@ -324,12 +326,12 @@ impl Apply {
             .open_key(journal.name(), record, &current.key, operation)
             .await?
             .ok_or_else(|| ApplyError::KeySealed { certificate: work.name.clone() })?;
-        let pem = Zeroizing::new(acme::pkcs8_pem(&der));
+        let key = CertificateKey::from_pkcs8(&der)?.to_private_key();
         Ok(Bundle {
             certificate: work.name.to_string(),
-            chain: acme::chain_ders(&current.chain_pem)?,
+            chain: chain_ders(&current.chain_pem)?,
             chain_pem: current.chain_pem.clone(),
-            key: PrivateKey::new(der, pem),
+            key,
             key_type: current.key.key_type,
             fingerprint: current.facts.fingerprint,
         })
@@ -341,13 +343,20 @@ impl Apply {
             return Err(error);
         }
         let address = Address::Deployment(certificate.clone(), target.clone());
-        self.reporter.report(Event::ApplyErrored { address, message: error.to_string(), help: error.help() });
+        self.reporter.report(Event::ApplyErrored { address, message: message_of(&error), help: error.help() });
         Ok(error)
     }
 
     fn target(&self, name: &Name) -> Result<Arc<dyn DeployTarget>, ApplyError> {
         self.targets.get(name).map(Arc::clone).ok_or_else(|| ApplyError::UnknownTarget { target: name.clone() })
     }
+}
+
+fn chain_ders(pem: &str) -> Result<Vec<Vec<u8>>, ApplyError> {
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .map(|certificate| certificate.map(|der| der.to_vec()))
+        .collect::<Result<_, _>>()
+        .map_err(|_| ApplyError::JournalCorrupt { what: "the certificate's chain" })
 }
 
 fn slot(target: &dyn DeployTarget, certificate: &Name, deployment: &DesiredDeployment) -> Result<Slot, ApplyError> {

@@ -39,6 +39,14 @@ pub enum ApplyError {
         /// Why.
         source: FqdnError,
     },
+    /// A DNS provider could not be asked for its zones.
+    #[error("DNS provider `{provider}`: {source}")]
+    Dns {
+        /// The provider.
+        provider: Name,
+        /// What it said.
+        source: ProviderError,
+    },
     /// The CA put a name into the order that was not asked for.
     #[error("the CA asks for an authorization of `{name}`, which is not a name of the certificate")]
     ForeignAuthorization {
@@ -73,10 +81,12 @@ pub enum ApplyError {
         messages: Vec<String>,
     },
     /// The CA offers no DNS-01 challenge for the name.
-    #[error("the CA offers no dns-01 challenge for `{name}`")]
+    #[error("the CA offers no dns-01 challenge for `{name}`, only: {}", offered.join(", "))]
     NoDnsChallenge {
         /// The name.
         name: String,
+        /// The types that it offers.
+        offered: Vec<String>,
     },
     /// The plan names a certificate that the configuration does not have.
     #[error("`certificate/{certificate}` is not in the configuration")]
@@ -210,12 +220,16 @@ impl ApplyError {
             .map(|authorization| {
                 let problem = authorization.dns01.as_ref().and_then(|challenge| challenge.error.as_ref());
                 match problem {
-                    Some(problem) => format!("`{}`: {problem}", authorization.identifier),
-                    None => format!("`{}`", authorization.identifier),
+                    Some(problem) => format!("`{}`: {problem}", authorization.name),
+                    None => format!("`{}`", authorization.name),
                 }
             })
             .collect();
         Self::Validation { failures }
+    }
+
+    pub(super) fn no_dns_challenge(authorization: &Authorization) -> Self {
+        Self::NoDnsChallenge { name: authorization.name.to_string(), offered: authorization.offered.clone() }
     }
 
     /// One error of many, or success of none.
@@ -239,7 +253,7 @@ impl ApplyError {
             | Self::UnknownTarget { .. }
             | Self::KeySealed { .. } => Disposition::Leave,
             Self::Acme(error) if error.is_retryable() => Disposition::Keep,
-            Self::OrderPending { .. } | Self::Propagation(_) | Self::Write(_) => Disposition::Keep,
+            Self::Dns { .. } | Self::OrderPending { .. } | Self::Propagation(_) | Self::Write(_) => Disposition::Keep,
             _ => Disposition::Close,
         }
     }
@@ -259,13 +273,18 @@ impl ApplyError {
 
     /// Whether the failure is a wait that the CA or our own back-off asks for.
     pub fn is_deferral(&self) -> bool {
-        matches!(self, Self::OrderPending { .. }) || matches!(self, Self::Acme(error) if error.is_rate_limit())
+        matches!(
+            self,
+            Self::OrderPending { .. } | Self::Acme(AcmeError::RateLimited { .. } | AcmeError::Timeout { .. })
+        )
     }
 
     /// What to do about it.
     pub fn help(&self) -> Option<String> {
         let help = match self {
-            Self::Acme(error) => return error.help(),
+            Self::Acme(AcmeError::ExternalAccountRequired) => {
+                "the CA gives out a key id and an HMAC key: put them into `eab:` of the issuer"
+            }
             Self::KeySealed { .. } => {
                 "run with an identity of `encryption.keys`, or ask for a new certificate with `--replace`"
             }

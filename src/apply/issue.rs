@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use certplan_provider::TxtRecord;
+use certplan_provider::Zone;
 use futures::future::try_join_all;
-use zeroize::Zeroizing;
 
 use crate::acme;
 use crate::acme::AcmeError;
@@ -18,12 +17,16 @@ use crate::acme::Order;
 use crate::acme::OrderStatus;
 use crate::acme::Session;
 use crate::dns01;
+use crate::dns01::Claim;
+use crate::dns01::NotOurs;
 use crate::model::Address;
 use crate::model::DesiredCertificate;
 use crate::model::Fingerprint;
 use crate::model::Issuance;
 use crate::model::Issued;
 use crate::model::JournaledTxt;
+use crate::model::Name;
+use crate::model::Operation;
 use crate::model::OperationKey;
 use crate::model::Rotation;
 use crate::model::SealedKey;
@@ -64,7 +67,7 @@ impl Apply {
         let csr = key.csr(&issue.names)?;
         let sealer = self.sealer()?;
         let place = self.place(Address::Certificate(journal.name().clone()))?;
-        let pkcs8: Zeroizing<Vec<u8>> = key.to_pkcs8();
+        let pkcs8 = key.to_pkcs8();
         let sealed = sealer.seal_certificate_key(&place, key.key_type(), key.spki(), &pkcs8)?;
         if sealer.hardened() {
             // Before the journal names it: a hand-off without an operation is collected, the reverse could not be resumed.
@@ -89,8 +92,12 @@ impl Apply {
         };
         let order = match order.status {
             OrderStatus::Pending => {
-                self.validate(&session, &order, &locations, &mut expectations, journal).await?;
-                self.settled(&session, &order.url).await?
+                let validated = self.validate(&session, &order, &locations, &mut expectations, journal).await;
+                if validated.is_err() {
+                    self.release_zones(journal);
+                }
+                validated?;
+                session.wait_until_ready(&order.url, self.options.ca_patience).await?
             }
             _ => order,
         };
@@ -109,14 +116,14 @@ impl Apply {
                 name: base.to_string(),
                 source,
             })?;
-            let location = dns01::locate(&self.context, &self.providers, self.lookup.as_ref(), &challenge).await?;
-            Ok::<_, ApplyError>((base.clone(), location))
+            let located = dns01::locate(&self.context, &self.providers, self.lookup.as_ref(), &challenge).await?;
+            Ok::<_, ApplyError>((base.clone(), located.location))
         });
         Ok(try_join_all(found).await?.into_iter().collect())
     }
 
     /// Tells the zones' writers what is to come, so that they gather it into few changes.
-    fn announce(&self, locations: &Locations) -> BTreeMap<(crate::model::Name, String), dns01::Expectation> {
+    fn announce(&self, locations: &Locations) -> BTreeMap<(Name, String), dns01::Expectation> {
         let zones: BTreeSet<_> = locations.values().map(|location| (&location.provider, &location.zone)).collect();
         zones
             .into_iter()
@@ -166,7 +173,7 @@ impl Apply {
         session: &Session,
         order: &Order,
         locations: &Locations,
-        expectations: &mut BTreeMap<(crate::model::Name, String), dns01::Expectation>,
+        expectations: &mut BTreeMap<(Name, String), dns01::Expectation>,
         journal: &mut Journal,
     ) -> Result<(), ApplyError> {
         let address = Address::Certificate(journal.name().clone());
@@ -184,13 +191,11 @@ impl Apply {
             let challenge = authorization
                 .dns01
                 .as_ref()
-                .ok_or_else(|| ApplyError::NoDnsChallenge { name: authorization.identifier.to_string() })?;
+                .ok_or_else(|| ApplyError::no_dns_challenge(authorization))?;
             let location = locations
-                .get(&authorization.identifier)
-                .ok_or_else(|| ApplyError::ForeignAuthorization { name: authorization.identifier.to_string() })?;
-            let name = location.effective().cloned().ok_or_else(|| ApplyError::NoDnsChallenge {
-                name: authorization.identifier.to_string(),
-            })?;
+                .get(authorization.name.base())
+                .ok_or_else(|| ApplyError::ForeignAuthorization { name: authorization.name.to_string() })?;
+            let name = location.effective().cloned().ok_or_else(|| ApplyError::no_dns_challenge(authorization))?;
             values.push(JournaledTxt {
                 provider: location.provider.clone(),
                 zone: location.zone.clone(),
@@ -201,6 +206,11 @@ impl Apply {
             challenges.push(challenge.url.clone());
         }
         let operation = journal.operation_mut()?;
+        operation.delegations = locations
+            .values()
+            .filter(|location| location.chain.len() > 1)
+            .filter_map(|location| location.effective().cloned())
+            .collect();
         for value in &values {
             if !operation.txt.iter().any(|known| known.name == value.name && known.value == value.value) {
                 operation.txt.push(value.clone());
@@ -212,7 +222,7 @@ impl Apply {
         self.step(address.clone(), Step::TxtIntended);
 
         journal.check_lease()?;
-        let mut by_zone: BTreeMap<(crate::model::Name, String), (certplan_provider::Zone, Vec<TxtRecord>)> = BTreeMap::new();
+        let mut by_zone: BTreeMap<(Name, String), (Zone, Vec<TxtRecord>)> = BTreeMap::new();
         for value in &values {
             by_zone
                 .entry((value.provider.clone(), value.zone.id.clone()))
@@ -255,15 +265,11 @@ impl Apply {
         let settled = authorizations
             .iter()
             .filter(|authorization| authorization.status == AuthorizationStatus::Pending)
-            .map(|authorization| session.settled_authorization(&self.context, &authorization.url, self.options.ca_patience));
+            .map(|authorization| session.wait_for_authorization(&authorization.url, self.options.ca_patience));
         let settled = try_join_all(settled).await?;
         let failed: Vec<_> =
             settled.iter().filter(|authorization| authorization.status != AuthorizationStatus::Valid).collect();
         if failed.is_empty() { Ok(()) } else { Err(ApplyError::validation(failed)) }
-    }
-
-    async fn settled(&self, session: &Session, url: &str) -> Result<Order, ApplyError> {
-        Ok(session.settled_order(&self.context, url, self.options.ca_patience).await?)
     }
 
     /// Finalizes the order with the persisted request, and waits for the certificate.
@@ -281,16 +287,15 @@ impl Apply {
             order = match session.finalize(&order, &csr).await {
                 Ok(order) => order,
                 // The answer was lost or the CA was behind: the order itself tells.
-                Err(error) if error.is_retryable() => self.settled(session, &order.url).await?,
+                Err(error) if error.outcome_is_unknown() => session.order(&order.url).await?,
                 Err(error) => return Err(error.into()),
             };
             if order.status == OrderStatus::Ready {
-                tokio::time::sleep(Duration::from_millis(200)).await;
                 order = session.finalize(&order, &csr).await?;
             }
         }
-        if order.status != OrderStatus::Valid {
-            order = self.settled(session, &order.url).await?;
+        if !matches!(order.status, OrderStatus::Valid | OrderStatus::Invalid) {
+            order = session.wait_until_issued(&order.url, self.options.ca_patience).await?;
         }
         match order.status {
             OrderStatus::Valid => Ok(order),
@@ -314,13 +319,8 @@ impl Apply {
         let chain = session.chains(order, operation.preferred_chain.as_deref()).await?;
         let now = self.now();
         let checked = acme::check_chain(&chain.pem, key.spki, &operation.names, now)?;
-        if let Some(wanted) = &operation.preferred_chain
-            && !chain.preferred
-        {
-            self.reporter.report(Event::Warning {
-                address: Address::Certificate(journal.name().clone()),
-                message: format!("the CA offers no chain with `{wanted}` in it; its default chain is used"),
-            });
+        for message in chain.warnings {
+            self.reporter.report(Event::Warning { address: Address::Certificate(journal.name().clone()), message });
         }
         let spki: Fingerprint = key.spki;
         let issued = Issued {
@@ -389,29 +389,59 @@ impl Apply {
         if operation.txt.is_empty() {
             return Ok(());
         }
-        let mut by_zone: BTreeMap<(crate::model::Name, certplan_provider::Zone), Vec<TxtRecord>> = BTreeMap::new();
+        let mut by_zone: BTreeMap<(Name, Zone), Vec<TxtRecord>> = BTreeMap::new();
         for value in &operation.txt {
             // Whoever can write state could have forged it: what does not look like ours is not touched.
-            if let Err(foreign) = dns01::check_ours(&self.providers, value) {
+            if let Err(foreign) = self.check_ours(operation, value).await? {
                 self.reporter.report(Event::Warning {
                     address: Address::Certificate(journal.name().clone()),
                     message: format!("a TXT value in the journal is left alone: {foreign}"),
                 });
-                continue;
-            }
-            if self.in_use.release(value) {
+            } else if self.in_use.release(value) {
                 by_zone
                     .entry((value.provider.clone(), value.zone.clone()))
                     .or_default()
                     .push(TxtRecord { name: value.name.clone(), value: value.value.clone() });
             }
         }
-        let removals = by_zone.into_iter().map(|((provider, zone), records)| async move {
-            self.writers.remove(&provider, &zone, records).await
-        });
+        let removals = by_zone
+            .into_iter()
+            .map(|((provider, zone), records)| async move { self.writers.remove(&provider, &zone, records).await });
         try_join_all(removals).await?;
         journal.operation_mut()?.txt.clear();
         self.step(Address::Certificate(journal.name().clone()), Step::CleanedUp);
         Ok(())
+    }
+
+    async fn check_ours(&self, operation: &Operation, entry: &JournaledTxt) -> Result<Result<(), NotOurs>, ApplyError> {
+        let zones = match self.providers.get(&entry.provider) {
+            Some(configured) => configured.zones_for(&self.context, &entry.name).await.map_err(|source| {
+                ApplyError::Dns { provider: entry.provider.clone(), source }
+            })?,
+            None => Vec::new(),
+        };
+        let others: Vec<JournaledTxt> = self
+            .journaled
+            .iter()
+            .filter(|(id, _)| **id != operation.id)
+            .flat_map(|(_, values)| values.iter().cloned())
+            .collect();
+        let claim = Claim {
+            entry,
+            names: &operation.names,
+            delegations: &operation.delegations,
+            zones: &zones,
+            others: &others,
+        };
+        Ok(dns01::ours(&claim, &self.providers))
+    }
+
+    /// Tells the zones' writers that the operation's values will not be removed by this run's happy path.
+    fn release_zones(&self, journal: &Journal) {
+        let Some(operation) = &journal.record().operation else { return };
+        for value in &operation.txt {
+            let record = TxtRecord { name: value.name.clone(), value: value.value.clone() };
+            self.writers.abandon(&value.provider, &value.zone, &[record]);
+        }
     }
 }

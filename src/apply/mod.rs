@@ -14,6 +14,7 @@ mod event;
 mod in_use;
 mod issue;
 mod journal;
+mod zones;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use certplan_provider::Context;
 use certplan_provider::DeployTarget;
 use certplan_provider::SecretResolver;
+use certplan_provider::message_of;
 use jiff::Timestamp;
 use tokio::sync::OnceCell;
 use tokio::sync::Semaphore;
@@ -32,13 +34,14 @@ use tokio::task::JoinSet;
 use crate::acme::AcmeClient;
 use crate::acme::Session;
 use crate::dns01::Lookup;
-use crate::dns01::Propagator;
+use crate::dns01::Poller;
 use crate::dns01::Providers;
 use crate::dns01::ZoneWriters;
 use crate::model::AcmeIssuer;
 use crate::model::Address;
 use crate::model::AriRecord;
 use crate::model::Desired;
+use crate::model::JournaledTxt;
 use crate::model::Name;
 use crate::plan::CertificateWork;
 use crate::plan::Plan;
@@ -53,6 +56,7 @@ pub use event::Event;
 pub use event::Reporter;
 pub use event::Silent;
 pub use event::Step;
+pub use zones::LeasedZones;
 
 use in_use::InUse;
 
@@ -104,7 +108,9 @@ pub struct World {
     /// One writer per zone.
     pub writers: Arc<ZoneWriters>,
     /// Waits until values can be seen.
-    pub propagation: Arc<Propagator>,
+    pub propagation: Arc<Poller>,
+    /// The TXT values that open operations listed when the run began, by operation.
+    pub journaled: BTreeMap<String, Vec<JournaledTxt>>,
     /// The deploy targets.
     pub targets: BTreeMap<Name, Arc<dyn DeployTarget>>,
     /// Takes events.
@@ -201,7 +207,7 @@ impl Apply {
         let error = if self.context.cancel.is_cancelled() { ApplyError::Interrupted } else { error };
         self.reporter.report(Event::ApplyErrored {
             address: address.clone(),
-            message: error.to_string(),
+            message: message_of(&error),
             help: error.help(),
         });
         outcome.failed.insert(address, error);

@@ -1,5 +1,7 @@
 use std::fmt;
 
+use certplan_provider::message_of;
+
 use super::exit::Exit;
 
 /// What a command fails with: a message, what to do about it, and the exit code.
@@ -50,20 +52,9 @@ impl fmt::Display for CliError {
     }
 }
 
-/// Turns any error into a [`CliError`] whose message holds the chain of its sources.
-impl<E: std::error::Error> From<E> for CliError {
+/// Turns any error into a [`CliError`] whose message holds those of its sources.
+impl<E: std::error::Error + 'static> From<E> for CliError {
     fn from(error: E) -> Self {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            let text = cause.to_string();
-            // A transparent wrapper and what it wraps say the same.
-            if !message.contains(&text) {
-                message.push_str(": ");
-                message.push_str(&text);
-            }
-            source = cause.source();
-        }
-        Self::new(message)
+        Self::new(message_of(&error))
     }
 }

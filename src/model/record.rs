@@ -1,6 +1,7 @@
 //! What state remembers. Every type here is part of a stored format: fields are only added, with defaults.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -134,6 +135,9 @@ pub struct Operation {
     /// Every TXT value that this operation may have created and not yet removed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub txt: Vec<JournaledTxt>,
+    /// Where CNAMEs led from the challenge names: beside those names, the only places of our values.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub delegations: BTreeSet<Fqdn>,
     /// The deployments of the operation, by target.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub deployments: BTreeMap<Name, JournaledDeployment>,

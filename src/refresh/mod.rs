@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use certplan_provider::Context;
 use certplan_provider::DeployTarget;
+use certplan_provider::message_of;
 use futures::StreamExt;
 use futures::stream;
 use jiff::SignedDuration;
@@ -16,7 +17,6 @@ use jiff::Timestamp;
 
 use crate::acme::AcmeClient;
 use crate::dns01;
-use crate::dns01::LocateError;
 use crate::dns01::Lookup;
 use crate::dns01::Providers;
 use crate::model::AriRecord;
@@ -93,7 +93,7 @@ impl Refresh<'_> {
                     Some(built) => match built.observe(self.context, slot).await {
                         Ok(Some(deployed)) => Fact::Present(deployed),
                         Ok(None) => Fact::Absent,
-                        Err(error) => Fact::Unknown(error.to_string()),
+                        Err(error) => Fact::Unknown(message_of(&error)),
                     },
                 };
                 ((name.clone(), target.clone()), fact)
@@ -182,7 +182,7 @@ impl Refresh<'_> {
         match client.directory().await {
             Ok(directory) if !directory.renewal_info => return Fact::Absent,
             Ok(_) => {}
-            Err(error) => return Fact::Unknown(error.to_string()),
+            Err(error) => return Fact::Unknown(message_of(&error)),
         }
         match client.renewal_info(id).await {
             Ok(information) => {
@@ -195,7 +195,7 @@ impl Refresh<'_> {
                     next_check: now.checked_add(wait).unwrap_or(Timestamp::MAX),
                 })
             }
-            Err(error) => Fact::Unknown(error.to_string()),
+            Err(error) => Fact::Unknown(message_of(&error)),
         }
     }
 
@@ -210,22 +210,18 @@ impl Refresh<'_> {
                 external_account_required: directory.external_account_required,
                 terms_of_service: directory.terms_of_service.clone(),
             }),
-            Err(error) => Fact::Unknown(error.to_string()),
+            Err(error) => Fact::Unknown(message_of(&error)),
         }
     }
 
     async fn challenge(&self, base: &Fqdn) -> Fact<ChallengeLocation> {
         let challenge = match base.prepend("_acme-challenge") {
             Ok(challenge) => challenge,
-            Err(error) => return Fact::Unknown(error.to_string()),
+            Err(error) => return Fact::Unknown(message_of(&error)),
         };
         match dns01::locate(self.context, self.providers, self.lookup, &challenge).await {
-            Ok(location) => Fact::Present(location),
-            Err(error) => challenge_fact(error),
+            Ok(located) => Fact::Present(located.location),
+            Err(error) => Fact::Unknown(message_of(&error)),
         }
     }
-}
-
-fn challenge_fact(error: LocateError) -> Fact<ChallengeLocation> {
-    Fact::Unknown(error.to_string())
 }
