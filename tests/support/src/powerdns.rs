@@ -64,7 +64,9 @@ impl PowerDns {
                     fs::write(&file, zone.text()).expect("the folder is writable");
                     pdnsutil(&["load-zone", &zone.name, &file.display().to_string()]);
                     pdnsutil(&["set-kind", &zone.name, "native"]);
-                    pdnsutil(&["set-meta", &zone.name, "TSIG-ALLOW-DNSUPDATE", &key.name]);
+                    // Without any key in this place, updates would need none.
+                    let allowed = if zone.read_only { "nobodys-key" } else { key.name.as_str() };
+                    pdnsutil(&["set-meta", &zone.name, "TSIG-ALLOW-DNSUPDATE", allowed]);
                 }
                 let server =
                     Server::start(folder, Command::new(&program).arg(format!("--config-dir={path}")));
