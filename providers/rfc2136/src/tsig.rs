@@ -180,7 +180,13 @@ mod tests {
     use certplan_test_support::Bind;
     use certplan_test_support::TsigKey;
     use certplan_test_support::ZoneFile;
+    use hickory_proto::op::OpCode;
+    use hickory_proto::rr::RData;
+    use hickory_proto::rr::Record;
     use hickory_proto::rr::RecordType;
+    use hickory_proto::rr::TSigResponseContext;
+    use hickory_proto::rr::rdata::TXT;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::connection::Connections;
@@ -229,6 +235,67 @@ mod tests {
             let error = Key::new(name, Algorithm::HmacSha256, &Secret::new(text.to_owned())).unwrap_err();
             assert_eq!(error.kind(), ProviderErrorKind::Auth);
             assert!(!format!("{error} {error:?}").contains(text), "{error}");
+        }
+    }
+
+    /// A signed question, what verifies its answer, and the answer.
+    fn exchange() -> (Message, TSigVerifier, Message, Vec<u8>) {
+        let key = key(|| 1_800_000_000);
+        let name = Name::from_ascii("x.example.test.").unwrap();
+        let mut request = message::question(&name, RecordType::TXT);
+        let verifier = key.sign(&mut request).unwrap();
+        let mut response = Message::response(request.id, OpCode::Query);
+        response.add_queries(request.queries.clone());
+        let data = RData::TXT(TXT::new(vec!["value".to_owned()]));
+        response.add_answer(Record::from_rdata(name, 60, data));
+        let mac = request.signature.as_ref().unwrap().data.mac.clone();
+        let context = TSigResponseContext::new(request.id, 1_800_000_000, key.signer, mac, None);
+        let signature = context.sign(&response.to_vec().unwrap()).unwrap();
+        let mut signed = response.clone();
+        signed.set_signature(signature);
+        (request, verifier, response, signed.to_vec().unwrap())
+    }
+
+    #[test]
+    fn an_answer_that_is_signed_is_believed() {
+        let (request, mut verifier, response, octets) = exchange();
+        let opened = key(|| 1_800_000_000).open(&request, &mut verifier, &octets).unwrap();
+        assert!(opened.signed);
+        assert_eq!(opened.message.answers, response.answers);
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_changes_an_answer_changes_nothing_that_is_believed(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            cut in prop::option::of(any::<prop::sample::Index>()),
+        ) {
+            let (request, mut verifier, response, mut octets) = exchange();
+            for (index, octet) in changes {
+                let length = octets.len();
+                octets[index.index(length)] = octet;
+            }
+            if let Some(cut) = cut {
+                octets.truncate(cut.index(octets.len()));
+            }
+            if let Ok(opened) = key(|| 1_800_000_000).open(&request, &mut verifier, &octets)
+                && opened.signed
+            {
+                prop_assert_eq!(opened.message.response_code, response.response_code);
+                prop_assert_eq!(opened.message.authoritative, response.authoritative);
+                prop_assert_eq!(opened.message.answers, response.answers);
+            }
+        }
+
+        #[test]
+        fn no_octets_of_a_server_panic(octets in prop::collection::vec(any::<u8>(), 0..600)) {
+            let (request, mut verifier, _, _) = exchange();
+            let mut octets = octets;
+            if let Some(id) = octets.get_mut(..2) {
+                id.copy_from_slice(&request.id.to_be_bytes());
+            }
+            let opened = key(|| 1_800_000_000).open(&request, &mut verifier, &octets);
+            prop_assert!(!opened.is_ok_and(|opened| opened.signed));
         }
     }
 }

@@ -7,6 +7,7 @@ mod dns;
 mod knot;
 mod powerdns;
 mod process;
+mod proxy;
 
 pub use bind::Bind;
 pub use dns::{TsigKey, ZoneFile, add_txt, txt};

@@ -32,29 +32,37 @@ pub(crate) enum Act {
     Silence,
 }
 
-/// Starts a server; returns its port and how many requests it has read.
+/// What a server has seen so far.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) connections: AtomicUsize,
+    pub(crate) requests: AtomicUsize,
+}
+
+/// Starts a server on the port that is returned.
 pub(crate) async fn start(
     act: impl Fn(&Message, &[u8]) -> Act + Send + Sync + 'static,
-) -> (u16, Arc<AtomicUsize>) {
+) -> (u16, Arc<Counts>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let (seen, act) = (Arc::new(AtomicUsize::new(0)), Arc::new(act));
+    let (seen, act) = (Arc::new(Counts::default()), Arc::new(act));
     let count = Arc::clone(&seen);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
+            count.connections.fetch_add(1, Ordering::SeqCst);
             tokio::spawn(serve(stream, Arc::clone(&act), Arc::clone(&count)));
         }
     });
     (port, seen)
 }
 
-async fn serve<F: Fn(&Message, &[u8]) -> Act>(mut stream: TcpStream, act: Arc<F>, seen: Arc<AtomicUsize>) {
+async fn serve<F: Fn(&Message, &[u8]) -> Act>(mut stream: TcpStream, act: Arc<F>, seen: Arc<Counts>) {
     while let Ok(length) = stream.read_u16().await {
         let mut octets = vec![0; usize::from(length)];
         if stream.read_exact(&mut octets).await.is_err() {
             return;
         }
-        seen.fetch_add(1, Ordering::SeqCst);
+        seen.requests.fetch_add(1, Ordering::SeqCst);
         let request = Message::from_vec(&octets).unwrap();
         let act = act(&request, &octets);
         let closes = matches!(act, Act::AnswerAndClose(_));

@@ -6,6 +6,7 @@ mod fake;
 
 use std::fmt;
 use std::net::TcpStream;
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -309,7 +310,7 @@ async fn a_change_too_large_for_one_message_is_split() {
     // 500 records of about 400 octets are three times what one message holds; halving makes four of it.
     assert_eq!(bind.updates(), 4);
     for index in 0..500 {
-        assert_eq!(bind.txt(name(index).as_str()), [value.clone()], "{index}");
+        assert_eq!(bind.txt(name(index).as_str()), slice::from_ref(&value), "{index}");
     }
 }
 
@@ -340,14 +341,14 @@ async fn a_server_that_is_down_is_transient() {
 
 #[tokio::test]
 async fn a_server_that_says_nothing_costs_no_more_than_the_deadline() {
-    let (port, seen) = fake::start(|_, _| Act::Silence).await;
+    let (port, counts) = fake::start(|_, _| Act::Silence).await;
     let provider = at(port, &TsigKey::new("hmac-sha256"));
     let context = context().within(Duration::from_millis(200));
     let began = Instant::now();
     let error = provider.change(&context, &zone(), &addition("x.example.test", "x")).await.unwrap_err();
     assert_eq!(error.kind(), ProviderErrorKind::Transient, "{error}");
     assert!(began.elapsed() >= Duration::from_millis(200) && began.elapsed() < Duration::from_secs(3));
-    assert_eq!(seen.load(Ordering::SeqCst), 1);
+    assert_eq!(counts.requests.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]
@@ -373,7 +374,7 @@ async fn cancellation_ends_a_question_and_not_an_update() {
     };
     let ((update, waited), (question, ended), ()) = tokio::join!(update, question, stop);
     assert_eq!(question, "the run was cancelled");
-    assert!(ended < Duration::from_millis(500), "{ended:?}");
+    assert!(ended < waited, "{ended:?} {waited:?}");
     assert!(update.contains("did not give an answer"), "{update}");
     assert!(waited >= Duration::from_millis(500), "the effect in flight is waited for: {waited:?}");
 }
@@ -526,7 +527,7 @@ async fn a_wrong_clock_is_told_with_the_difference() {
 
 #[tokio::test]
 async fn a_connection_that_the_server_closed_in_between_is_replaced() {
-    let (port, seen) = fake::start(|request, _| {
+    let (port, counts) = fake::start(|request, _| {
         let answer = response(request, ResponseCode::NoError);
         Act::AnswerAndClose(signed(request, answer, &TsigKey::new("hmac-sha256")))
     })
@@ -534,6 +535,20 @@ async fn a_connection_that_the_server_closed_in_between_is_replaced() {
     let provider = at(port, &TsigKey::new("hmac-sha256"));
     for count in 1..=3 {
         provider.change(&context(), &zone(), &addition("x.example.test", "x")).await.unwrap();
-        assert_eq!(seen.load(Ordering::SeqCst), count);
+        assert_eq!(counts.requests.load(Ordering::SeqCst), count);
     }
+}
+
+#[tokio::test]
+async fn one_connection_serves_many_requests() {
+    let (port, counts) = fake::start(|request, _| {
+        Act::Answer(signed(request, response(request, ResponseCode::NoError), &TsigKey::new("hmac-sha256")))
+    })
+    .await;
+    let provider = at(port, &TsigKey::new("hmac-sha256"));
+    for _ in 0..5 {
+        provider.change(&context(), &zone(), &addition("x.example.test", "x")).await.unwrap();
+    }
+    assert_eq!(counts.requests.load(Ordering::SeqCst), 5);
+    assert_eq!(counts.connections.load(Ordering::SeqCst), 1);
 }
