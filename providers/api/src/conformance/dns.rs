@@ -65,6 +65,7 @@ pub async fn all(harness: &dyn Harness) {
     foreign_values_survive(harness).await;
     names_have_no_case(harness).await;
     values_are_exact(harness).await;
+    short_times_to_live_are_raised(harness).await;
     concurrent_writers_keep_each_others_values(harness).await;
     concurrent_batches_all_arrive(harness).await;
     many_names_fit_into_few_changes(harness).await;
@@ -244,6 +245,21 @@ pub async fn values_are_exact(harness: &dyn Harness) {
     test.expect(&even).await;
     test.remove(&even).await;
     test.expect(&[]).await;
+}
+
+/// A time to live below the service's minimum is raised to it, and no error.
+///
+/// # Panics
+/// When the provider does otherwise.
+pub async fn short_times_to_live_are_raised(harness: &dyn Harness) {
+    let test = Test::new(harness, "ttl").await;
+    let change = TxtChange {
+        additions: vec![record(&test.name, "value")],
+        ttl: Duration::ZERO,
+        ..TxtChange::default()
+    };
+    test.change(&change).await.expect("a short time to live is raised");
+    test.expect(&["value"]).await;
 }
 
 /// Many writers at one name at once all find their values there, and those of others. Writers hold a lock where the
