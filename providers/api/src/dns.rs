@@ -40,6 +40,9 @@ pub trait DnsProvider: Send + Sync + fmt::Debug {
     ///
     /// The caller never exceeds [`DnsLimits::values_per_change`]. The returned reference survives a crash: it is
     /// persisted and given to [`status`](Self::status) by a later process.
+    ///
+    /// [`ProviderError::Invalid`] is said of the change as a whole, and one name of it may be the reason (an alias, for
+    /// example): a caller that batches finds it by splitting, so that the others go on.
     async fn change(
         &self,
         context: &Context,

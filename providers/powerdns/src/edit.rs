@@ -157,7 +157,8 @@ impl Wish<'_> {
         }
         let empties = kept.is_empty() && added.is_empty();
         let disabled = records.iter().any(|record| record.disabled);
-        if granular && !disabled && !(empties && !comments.is_empty()) {
+        let orphans_comments = empties && !comments.is_empty();
+        if granular && !disabled && !orphans_comments {
             let single = |changetype| move |record| edit(changetype, vec![record], None);
             edits.extend(added.into_iter().map(single(ChangeType::Extend)));
             edits.extend(gone.into_iter().map(single(ChangeType::Prune)));
@@ -169,7 +170,7 @@ impl Wish<'_> {
         });
         let records = kept.chain(added.iter().cloned()).collect();
         // Comments stay where the records do; of an RRset that becomes empty they would go.
-        let comments = (empties && !comments.is_empty()).then(|| comments.to_vec());
+        let comments = orphans_comments.then(|| comments.to_vec());
         edits.push(edit(ChangeType::Replace, records, comments));
     }
 }

@@ -126,3 +126,81 @@ pub(crate) fn apex(response: &Message) -> Option<Fqdn> {
         .find(|record| record.record_type() == RecordType::SOA)?;
     Fqdn::new(&record.name.to_ascii()).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fqdn(name: &str) -> Fqdn {
+        Fqdn::new(name).unwrap()
+    }
+
+    fn change(count: usize, value: &str) -> TxtChange {
+        let record = |index| TxtRecord {
+            name: fqdn(&format!("_acme-challenge.host-{index:05}.example.test")),
+            value: value.to_owned(),
+        };
+        TxtChange { additions: (0..count).map(record).collect(), ..TxtChange::default() }
+    }
+
+    #[test]
+    fn additions_and_removals_are_single_values_of_the_right_class() {
+        let mut change = change(1, "value");
+        change.removals = vec![TxtRecord { name: fqdn("x.example.test"), value: "old".to_owned() }];
+        let messages = updates(&fqdn("example.test"), &change, Duration::from_secs(60)).unwrap();
+        let [message] = messages.as_slice() else { panic!("one message") };
+        let sections: Vec<_> =
+            message.authorities.iter().map(|record| (record.dns_class, record.ttl)).collect();
+        assert_eq!(sections, [(DNSClass::NONE, 0), (DNSClass::IN, 60)]);
+        assert_eq!(message.queries[0].query_type(), RecordType::SOA);
+        assert!(message.answers.is_empty(), "no prerequisites");
+    }
+
+    #[test]
+    fn every_record_is_in_exactly_one_message_and_each_message_is_bounded() {
+        for (count, value) in [(1, 43), (500, 43), (700, 43), (500, 255), (2_000, 43), (5_000, 255)] {
+            let change = change(count, &"x".repeat(value));
+            let messages = updates(&fqdn("example.test"), &change, Duration::from_secs(60)).unwrap();
+            let mut names = Vec::new();
+            for message in &messages {
+                let octets = encode(message).unwrap();
+                assert!(octets.len() <= LARGEST);
+                let read = Message::from_vec(&octets).unwrap();
+                assert!(!read.truncation);
+                names.extend(read.authorities.into_iter().map(|record| record.name.to_ascii()));
+            }
+            let all = names.len();
+            names.sort();
+            names.dedup();
+            assert_eq!((all, names.len()), (count, count), "{count} values of {value} octets");
+        }
+        assert!(updates(&fqdn("example.test"), &change(0, "x"), Duration::ZERO).unwrap().is_empty());
+    }
+
+    #[test]
+    fn five_hundred_challenges_fit_into_one_message() {
+        let change = change(500, "LFZjQ0aGzmwhTmkwtTpHPuw7XEsxNbUTJrnQWDkvPVs");
+        assert_eq!(updates(&fqdn("example.test"), &change, Duration::from_secs(60)).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn values_that_no_character_string_holds_are_refused() {
+        for value in [String::new(), "x".repeat(256)] {
+            assert!(updates(&fqdn("example.test"), &change(1, &value), Duration::ZERO).is_err());
+        }
+        assert!(updates(&fqdn("notexample.test"), &change(1, "x"), Duration::ZERO).is_err());
+    }
+
+    #[test]
+    fn strings_are_joined_and_foreign_octets_replaced() {
+        let name = wire_name(&fqdn("x.example.test")).unwrap();
+        let mut response = Message::response(1, OpCode::Query);
+        for strings in [vec![b"two ".as_slice(), b"strings"], vec![b"\xff"], vec![]] {
+            let data = RData::TXT(TXT::from_bytes(strings));
+            response.add_answer(Record::from_rdata(name.clone(), 60, data));
+        }
+        let other = wire_name(&fqdn("y.example.test")).unwrap();
+        response.add_answer(Record::from_rdata(other, 60, RData::TXT(TXT::from_bytes(vec![b"other"]))));
+        assert_eq!(txt_values(&response, &name), ["", "two strings", "\u{fffd}"]);
+    }
+}

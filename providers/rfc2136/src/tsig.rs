@@ -132,8 +132,9 @@ impl Key {
         let (name, algorithm) = (self.name(), self.signer.algorithm().to_name());
         let message = match error {
             TsigError::BadKey => format!(
-                "the server does not know the TSIG key `{name}` with the algorithm `{}` (BADKEY): name and algorithm \
-                 must be as in its configuration",
+                "the server does not know the TSIG key `{name}` with the algorithm `{}`, or does not allow it here \
+                 (BADKEY): name and algorithm must be as in its configuration, and in Knot an `acl` of the zone must name \
+                 the key",
                 algorithm.to_ascii().trim_end_matches('.')
             ),
             TsigError::BadSig => format!(
@@ -170,4 +171,131 @@ fn server_time(tsig: &TSIG) -> Option<u64> {
 /// Seconds since 1970: a signature holds the moment at which it was made, not the one at which the run began.
 fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use certplan_provider::Context;
+    use certplan_provider::ProviderErrorKind;
+    use certplan_test_support::Bind;
+    use certplan_test_support::TsigKey;
+    use certplan_test_support::ZoneFile;
+    use hickory_proto::op::OpCode;
+    use hickory_proto::rr::RData;
+    use hickory_proto::rr::Record;
+    use hickory_proto::rr::RecordType;
+    use hickory_proto::rr::TSigResponseContext;
+    use hickory_proto::rr::rdata::TXT;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::connection::Connections;
+    use crate::connection::Kind;
+    use crate::message;
+
+    fn key(clock: fn() -> u64) -> Key {
+        let secret = Secret::new(TsigKey::new("hmac-sha256").secret);
+        Key::with_clock(Name::from_ascii("certplan-key.").unwrap(), Algorithm::HmacSha256, &secret, clock)
+            .unwrap()
+    }
+
+    /// Asks BIND a question that is signed and verified by these clocks.
+    async fn ask(sign: fn() -> u64, verify: fn() -> u64) -> Option<Result<Response, ProviderError>> {
+        let bind = Bind::start(&[ZoneFile::new("example.test")], &TsigKey::new("hmac-sha256"))?;
+        let address = format!("127.0.0.1:{}", bind.port()).parse().unwrap();
+        let connections = Connections::new(crate::config::ServerAddress::Address(address));
+        let name = Name::from_ascii("example.test.").unwrap();
+        let mut request = message::question(&name, RecordType::SOA);
+        let mut verifier = key(sign).sign(&mut request).unwrap();
+        let context = Context::new(Default::default(), Default::default());
+        let octets = message::encode(&request).unwrap();
+        let (answer, _) = connections.exchange(&context, &octets, Kind::Question).await.unwrap();
+        Some(key(verify).open(&request, &mut verifier, &answer))
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_a_day_off_is_told_with_the_difference() {
+        let yesterday = || unix_time() - 86_400;
+        let Some(result) = ask(yesterday, yesterday).await else { return };
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ProviderErrorKind::Auth);
+        assert!(error.to_string().contains("differ by 864"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_minutes_off_is_good_enough() {
+        let Some(result) = ask(|| unix_time() - 250, || unix_time() - 250).await else { return };
+        assert!(result.unwrap().signed);
+    }
+
+    #[test]
+    fn a_secret_that_is_not_base64_is_not_quoted() {
+        for text in ["not base64!", "====", "t0ps3cret-t0ps3cret"] {
+            let name = Name::from_ascii("k.").unwrap();
+            let error = Key::new(name, Algorithm::HmacSha256, &Secret::new(text.to_owned())).unwrap_err();
+            assert_eq!(error.kind(), ProviderErrorKind::Auth);
+            assert!(!format!("{error} {error:?}").contains(text), "{error}");
+        }
+    }
+
+    /// A signed question, what verifies its answer, and the answer.
+    fn exchange() -> (Message, TSigVerifier, Message, Vec<u8>) {
+        let key = key(|| 1_800_000_000);
+        let name = Name::from_ascii("x.example.test.").unwrap();
+        let mut request = message::question(&name, RecordType::TXT);
+        let verifier = key.sign(&mut request).unwrap();
+        let mut response = Message::response(request.id, OpCode::Query);
+        response.add_queries(request.queries.clone());
+        let data = RData::TXT(TXT::new(vec!["value".to_owned()]));
+        response.add_answer(Record::from_rdata(name, 60, data));
+        let mac = request.signature.as_ref().unwrap().data.mac.clone();
+        let context = TSigResponseContext::new(request.id, 1_800_000_000, key.signer, mac, None);
+        let signature = context.sign(&response.to_vec().unwrap()).unwrap();
+        let mut signed = response.clone();
+        signed.set_signature(signature);
+        (request, verifier, response, signed.to_vec().unwrap())
+    }
+
+    #[test]
+    fn an_answer_that_is_signed_is_believed() {
+        let (request, mut verifier, response, octets) = exchange();
+        let opened = key(|| 1_800_000_000).open(&request, &mut verifier, &octets).unwrap();
+        assert!(opened.signed);
+        assert_eq!(opened.message.answers, response.answers);
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_changes_an_answer_changes_nothing_that_is_believed(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            cut in prop::option::of(any::<prop::sample::Index>()),
+        ) {
+            let (request, mut verifier, response, mut octets) = exchange();
+            for (index, octet) in changes {
+                let length = octets.len();
+                octets[index.index(length)] = octet;
+            }
+            if let Some(cut) = cut {
+                octets.truncate(cut.index(octets.len()));
+            }
+            if let Ok(opened) = key(|| 1_800_000_000).open(&request, &mut verifier, &octets)
+                && opened.signed
+            {
+                prop_assert_eq!(opened.message.response_code, response.response_code);
+                prop_assert_eq!(opened.message.authoritative, response.authoritative);
+                prop_assert_eq!(opened.message.answers, response.answers);
+            }
+        }
+
+        #[test]
+        fn no_octets_of_a_server_panic(octets in prop::collection::vec(any::<u8>(), 0..600)) {
+            let (request, mut verifier, _, _) = exchange();
+            let mut octets = octets;
+            if let Some(id) = octets.get_mut(..2) {
+                id.copy_from_slice(&request.id.to_be_bytes());
+            }
+            let opened = key(|| 1_800_000_000).open(&request, &mut verifier, &octets);
+            prop_assert!(!opened.is_ok_and(|opened| opened.signed));
+        }
+    }
 }

@@ -52,12 +52,15 @@ key "{name}" {{ algorithm {algorithm}; secret "{secret}"; }};
                 for zone in zones {
                     let file = folder.path().join(format!("{}.zone", zone.name));
                     fs::write(&file, zone.text()).expect("the folder is writable");
+                    let policy = match zone.read_only {
+                        true => String::new(),
+                        false => format!("update-policy {{ grant {} zonesub TXT; }};", key.name),
+                    };
                     let _ = writeln!(
                         config,
-                        "zone \"{}\" {{ type primary; file \"{}\"; update-policy {{ grant {} zonesub TXT; }}; }};",
+                        "zone \"{}\" {{ type primary; file \"{}\"; {policy} }};",
                         zone.name,
                         file.display(),
-                        key.name,
                     );
                 }
                 let file = folder.path().join("named.conf");

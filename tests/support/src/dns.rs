@@ -21,17 +21,25 @@ pub struct ZoneFile {
     pub name: String,
     /// Further records as lines of a master file, relative to the apex.
     pub records: Vec<String>,
+    /// Whether the server takes no updates of it.
+    pub read_only: bool,
 }
 
 impl ZoneFile {
     /// A zone with an SOA, a name server and its address, and nothing else.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), records: Vec::new() }
+        Self { name: name.to_owned(), records: Vec::new(), read_only: false }
     }
 
     /// The same zone with one more record, for example `_acme-challenge 60 IN TXT "foreign"`.
     pub fn with(mut self, record: &str) -> Self {
         self.records.push(record.to_owned());
+        self
+    }
+
+    /// The same zone, of which the server takes no updates.
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
         self
     }
 

@@ -75,9 +75,10 @@ zone:
                 for zone in zones {
                     let file = folder.path().join(format!("{}.zone", zone.name));
                     fs::write(&file, zone.text()).expect("the folder is writable");
+                    let acl = if zone.read_only { "query" } else { "update, query" };
                     let _ = writeln!(
                         config,
-                        "  - domain: {}\n    file: \"{}\"\n    acl: [update, query]\n    zonefile-sync: -1\n    journal-content: changes",
+                        "  - domain: {}\n    file: \"{}\"\n    acl: [{acl}]\n    zonefile-sync: -1\n    journal-content: changes",
                         zone.name,
                         file.display()
                     );

@@ -8,6 +8,7 @@ mod knot;
 mod pebble;
 mod powerdns;
 mod process;
+mod proxy;
 
 pub use bind::Bind;
 pub use dns::{TsigKey, ZoneFile, add_txt, txt};

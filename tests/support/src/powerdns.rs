@@ -12,6 +12,7 @@ use crate::process::Server;
 use crate::process::free_port;
 use crate::process::peer;
 use crate::process::wait_for_port;
+use crate::proxy::CountingProxy;
 
 const API_KEY: &str = "an-api-key-that-only-tests-know";
 
@@ -20,7 +21,7 @@ const API_KEY: &str = "an-api-key-that-only-tests-know";
 pub struct PowerDns {
     server: Server,
     port: u16,
-    api: u16,
+    api: CountingProxy,
 }
 
 impl PowerDns {
@@ -41,7 +42,7 @@ impl PowerDns {
                      cache-ttl=0\nquery-cache-ttl=0\nnegquery-cache-ttl=0\nzone-cache-refresh-interval=0\n\
                      dnsupdate=yes\nallow-dnsupdate-from=127.0.0.0/8\n\
                      api=yes\napi-key={API_KEY}\nwebserver=yes\nwebserver-address=127.0.0.1\n\
-                     webserver-port={api}\nwebserver-allow-from=127.0.0.1\nwebserver-loglevel=normal\n\
+                     webserver-port={api}\nwebserver-allow-from=127.0.0.1\n\
                      loglevel=6\nlog-timestamp=no\nmax-tcp-connections=1000\nmax-tcp-connections-per-client=0\n",
                 );
                 fs::write(folder.path().join("pdns.conf"), config).expect("the folder is writable");
@@ -64,7 +65,9 @@ impl PowerDns {
                     fs::write(&file, zone.text()).expect("the folder is writable");
                     pdnsutil(&["load-zone", &zone.name, &file.display().to_string()]);
                     pdnsutil(&["set-kind", &zone.name, "native"]);
-                    pdnsutil(&["set-meta", &zone.name, "TSIG-ALLOW-DNSUPDATE", &key.name]);
+                    // Without any key in this place, updates would need none.
+                    let allowed = if zone.read_only { "nobodys-key" } else { key.name.as_str() };
+                    pdnsutil(&["set-meta", &zone.name, "TSIG-ALLOW-DNSUPDATE", allowed]);
                 }
                 let server =
                     Server::start(folder, Command::new(&program).arg(format!("--config-dir={path}")));
@@ -72,7 +75,7 @@ impl PowerDns {
             },
             |_, (port, api)| wait_for_port(*api) && zones.iter().all(|zone| serves(*port, &zone.name)),
         );
-        Some(Self { server, port, api })
+        Some(Self { server, port, api: CountingProxy::start(api, "PATCH ") })
     }
 
     /// The DNS port on 127.0.0.1.
@@ -82,7 +85,7 @@ impl PowerDns {
 
     /// The root of the HTTP API's server, for example `http://127.0.0.1:8081`.
     pub fn api_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.api)
+        format!("http://127.0.0.1:{}", self.api.port())
     }
 
     /// The API key.
@@ -95,18 +98,14 @@ impl PowerDns {
         txt(self.port, name)
     }
 
-    /// How many PATCH requests its API has taken so far, from its log.
+    /// How many PATCH requests its API has got so far through [`api_url`](Self::api_url).
     pub fn patches(&self) -> u64 {
-        self.count("\"PATCH ")
+        self.api.count()
     }
 
     /// How many UPDATE messages have arrived so far, from its log.
     pub fn updates(&self) -> u64 {
-        self.count("Processing started")
-    }
-
-    fn count(&self, what: &str) -> u64 {
-        self.server.log().lines().filter(|line| line.contains(what)).count() as u64
+        self.server.log().lines().filter(|line| line.contains("Processing started")).count() as u64
     }
 
     /// The process and its log.

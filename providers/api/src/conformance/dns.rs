@@ -6,6 +6,7 @@
 //! What cannot be provoked at every server is left to the provider's own tests: too many requests, an answer that is
 //! lost after the commit, a server that hangs, a private twin of a zone.
 
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +65,7 @@ pub async fn all(harness: &dyn Harness) {
     foreign_values_survive(harness).await;
     names_have_no_case(harness).await;
     values_are_exact(harness).await;
+    short_times_to_live_are_raised(harness).await;
     concurrent_writers_keep_each_others_values(harness).await;
     concurrent_batches_all_arrive(harness).await;
     many_names_fit_into_few_changes(harness).await;
@@ -93,11 +95,11 @@ pub async fn zones_are_found_longest_first(harness: &dyn Harness) {
     assert_eq!(found(below).await, [inner.clone(), outer.clone()], "longest first");
     assert_eq!(found(inner.clone()).await, [inner.clone(), outer.clone()], "an apex is in its own zone");
     let beside = outer.prepend("beside").expect("a short name");
-    assert_eq!(found(beside).await, [outer.clone()], "only the outer zone");
-    assert_eq!(found(outer.clone()).await, [outer.clone()]);
+    assert_eq!(found(beside).await, slice::from_ref(&outer), "only the outer zone");
+    assert_eq!(found(outer.clone()).await, slice::from_ref(&outer));
     // `notexample.test` ends in `example.test`, and is not in it.
     let label = Fqdn::new(&format!("not{inner}")).expect("a short name");
-    assert_eq!(found(label).await, [outer.clone()], "zones end on label boundaries");
+    assert_eq!(found(label).await, slice::from_ref(&outer), "zones end on label boundaries");
     let foreign = Fqdn::new(&format!("a.not{outer}")).expect("a short name");
     assert_eq!(found(foreign).await, Vec::<Fqdn>::new(), "a name outside all zones has none");
 }
@@ -245,6 +247,21 @@ pub async fn values_are_exact(harness: &dyn Harness) {
     test.expect(&[]).await;
 }
 
+/// A time to live below the service's minimum is raised to it, and no error.
+///
+/// # Panics
+/// When the provider does otherwise.
+pub async fn short_times_to_live_are_raised(harness: &dyn Harness) {
+    let test = Test::new(harness, "ttl").await;
+    let change = TxtChange {
+        additions: vec![record(&test.name, "value")],
+        ttl: Duration::ZERO,
+        ..TxtChange::default()
+    };
+    test.change(&change).await.expect("a short time to live is raised");
+    test.expect(&["value"]).await;
+}
+
 /// Many writers at one name at once all find their values there, and those of others. Writers hold a lock where the
 /// service has no compare-and-swap, as the contract says.
 ///
@@ -311,7 +328,7 @@ pub async fn many_names_fit_into_few_changes(harness: &dyn Harness) {
         test.change(&change).await.expect("a change at the limit succeeds");
     }
     for record in records.iter().step_by(7).chain(records.last()) {
-        assert_eq!(harness.look(&record.name).await, [record.value.clone()], "{}", record.name);
+        assert_eq!(harness.look(&record.name).await, slice::from_ref(&record.value), "{}", record.name);
     }
     assert_eq!(test.read_at(&records[count - 1].name).await, [records[count - 1].value.clone()]);
     for batch in records.chunks(limit) {
@@ -703,5 +720,168 @@ mod tests {
             zones.iter().map(|zone| zone.id.as_str()).collect::<Vec<_>>(),
             ["twin", "zone-example.test"]
         );
+    }
+
+    /// A provider that gets one thing wrong.
+    #[derive(Debug)]
+    struct Mutant {
+        right: Arc<MemoryDns>,
+        wrong: Wrong,
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Wrong {
+        AbsentIsAnError,
+        AlwaysPending,
+        AnyZone,
+        IgnoresCancellation,
+        KeepsRemovals,
+        RemovesPrefixes,
+        RemovesTheName,
+        ReplacesTheName,
+        ShortestZoneFirst,
+        SuffixWithoutBoundary,
+        TrimsValues,
+    }
+
+    #[async_trait]
+    impl DnsProvider for Mutant {
+        fn limits(&self) -> DnsLimits {
+            self.right.limits()
+        }
+
+        async fn zones_for(&self, context: &Context, name: &Fqdn) -> Result<Vec<Zone>, ProviderError> {
+            let mut zones = self.right.zones_for(context, name).await?;
+            match self.wrong {
+                Wrong::ShortestZoneFirst => zones.reverse(),
+                Wrong::SuffixWithoutBoundary => {
+                    zones = self.right.zones();
+                    zones.retain(|zone| name.as_str().ends_with(zone.name.as_str()));
+                }
+                _ => {}
+            }
+            Ok(zones)
+        }
+
+        async fn txt(
+            &self,
+            context: &Context,
+            zone: &Zone,
+            name: &Fqdn,
+        ) -> Result<Vec<String>, ProviderError> {
+            let values = self.right.txt(context, zone, name).await?;
+            match self.wrong {
+                Wrong::AbsentIsAnError if values.is_empty() => Err(ProviderError::not_found("nothing")),
+                Wrong::TrimsValues => Ok(values.iter().map(|value| value.trim().to_owned()).collect()),
+                _ => Ok(values),
+            }
+        }
+
+        async fn change(
+            &self,
+            context: &Context,
+            zone: &Zone,
+            change: &TxtChange,
+        ) -> Result<ChangeRef, ProviderError> {
+            let mut change = change.clone();
+            let mut context = context.clone();
+            let mut zone = zone.clone();
+            match self.wrong {
+                Wrong::AnyZone if self.right.zones().iter().all(|known| known.id != zone.id) => {
+                    zone = self.right.zones().pop().unwrap();
+                    change = TxtChange::default();
+                }
+                Wrong::IgnoresCancellation => context.cancel = CancellationToken::new(),
+                Wrong::KeepsRemovals => change.removals.clear(),
+                Wrong::RemovesPrefixes | Wrong::RemovesTheName => {
+                    for removal in change.removals.clone() {
+                        for value in self.right.values(&removal.name) {
+                            let starts = value.starts_with(&removal.value);
+                            let also = record(&removal.name, &value);
+                            if (starts || matches!(self.wrong, Wrong::RemovesTheName))
+                                && !change.removals.contains(&also)
+                                && !change.additions.contains(&also)
+                            {
+                                change.removals.push(also);
+                            }
+                        }
+                    }
+                }
+                Wrong::ReplacesTheName => {
+                    for addition in change.additions.clone() {
+                        for value in self.right.values(&addition.name) {
+                            let old = record(&addition.name, &value);
+                            if !change.additions.contains(&old) && !change.removals.contains(&old) {
+                                change.removals.push(old);
+                            }
+                        }
+                    }
+                }
+                _ => {}
+            }
+            self.right.change(&context, &zone, &change).await
+        }
+
+        async fn status(
+            &self,
+            context: &Context,
+            zone: &Zone,
+            change: &ChangeRef,
+        ) -> Result<ChangeStatus, ProviderError> {
+            match self.wrong {
+                Wrong::AlwaysPending => Ok(ChangeStatus::Pending),
+                _ => self.right.status(context, zone, change).await,
+            }
+        }
+    }
+
+    struct MutantHarness(Wrong, Memory);
+
+    #[async_trait]
+    impl Harness for MutantHarness {
+        fn provider(&self) -> Arc<dyn DnsProvider> {
+            Arc::new(Mutant { right: Arc::clone(&self.1.0), wrong: self.0 })
+        }
+
+        fn outer(&self) -> Fqdn {
+            self.1.outer()
+        }
+
+        fn inner(&self) -> Fqdn {
+            self.1.inner()
+        }
+
+        fn without_access(&self) -> Arc<dyn DnsProvider> {
+            self.1.without_access()
+        }
+
+        async fn look(&self, name: &Fqdn) -> Vec<String> {
+            self.1.look(name).await
+        }
+
+        async fn plant(&self, name: &str, value: &str) {
+            self.1.plant(name, value).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_provider_that_gets_one_thing_wrong_is_found_out() {
+        for wrong in [
+            Wrong::AbsentIsAnError,
+            Wrong::AlwaysPending,
+            Wrong::AnyZone,
+            Wrong::IgnoresCancellation,
+            Wrong::KeepsRemovals,
+            Wrong::RemovesPrefixes,
+            Wrong::RemovesTheName,
+            Wrong::ReplacesTheName,
+            Wrong::ShortestZoneFirst,
+            Wrong::SuffixWithoutBoundary,
+            Wrong::TrimsValues,
+        ] {
+            let run = async move { all(&MutantHarness(wrong, Memory(Arc::new(memory())))).await };
+            let result = tokio::spawn(run).await;
+            assert!(result.is_err_and(|error| error.is_panic()), "{wrong:?} passes");
+        }
     }
 }

@@ -1,10 +1,14 @@
 //! The provider against PowerDNS, and against a fake of the releases that Debian does not have yet.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod fake;
 
 use std::fmt;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use certplan_http::ClientSettings;
@@ -317,4 +321,17 @@ async fn a_change_that_somebody_undoes_is_made_again_and_then_a_conflict() {
     let error = provider.change(&context(), &zone(), &addition("y.example.test", "ours")).await.unwrap_err();
     assert_eq!(error.kind(), ProviderErrorKind::Conflict, "{error}");
     assert_eq!(fake.change_types().len(), 7);
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_costs_no_more_than_the_deadline() {
+    // Connections wait in the queue of a listener that nobody empties.
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let provider = provider(&format!("http://{}", listener.local_addr().unwrap()), "key");
+    let context = context().within(Duration::from_millis(200));
+    let began = Instant::now();
+    let change = addition("x.example.test", "ours");
+    let error = provider.change(&context, &zone(), &change).await.unwrap_err();
+    assert_eq!(error.kind(), ProviderErrorKind::Transient, "{error}");
+    assert!(began.elapsed() < Duration::from_secs(5));
 }
