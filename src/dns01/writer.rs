@@ -306,11 +306,12 @@ impl Batch {
             let before = request.missing.len();
             request.missing.retain(|record| !records.contains(record));
             let touched = request.missing.len() != before;
-            if touched && (request.missing.is_empty() || outcome.is_err()) {
-                if let Some(reply) = request.reply.take() {
-                    // The caller may be gone; what was written is in its journal.
-                    let _ = reply.send(outcome.clone());
-                }
+            if touched
+                && (request.missing.is_empty() || outcome.is_err())
+                && let Some(reply) = request.reply.take()
+            {
+                // The caller may be gone; what was written is in its journal.
+                let _ = reply.send(outcome.clone());
             }
         }
         pending.retain(|request| request.reply.is_some());
