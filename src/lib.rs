@@ -12,6 +12,7 @@ pub mod config;
 pub mod dns01;
 pub mod model;
 pub mod plan;
+pub mod probe;
 pub mod refresh;
 pub mod registry;
 pub mod sandbox;

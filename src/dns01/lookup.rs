@@ -21,7 +21,7 @@ use super::client::Exchange;
 use super::client::Query;
 use crate::model::Fqdn;
 
-/// Looks for CNAMEs: what [`locate`](super::locate) knows of DNS.
+/// Looks for CNAMEs: what [`locate`](super::locate()) knows of DNS.
 #[async_trait]
 pub trait Lookup: Send + Sync + fmt::Debug {
     /// Returns what stands at a name.

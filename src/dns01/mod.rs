@@ -1,6 +1,6 @@
 //! DNS-01: where a challenge's value goes, how it gets there with few calls, and when the CA can see it.
 //!
-//! - [`locate`] follows `_acme-challenge` CNAMEs and chooses the provider and the zone.
+//! - [`locate()`] follows `_acme-challenge` CNAMEs and chooses the provider and the zone.
 //! - [`ZoneWriters`] gather the values of many certificates into few changes, one writer per zone.
 //! - [`Poller`] waits until every authoritative server of the zone answers with the values.
 //! - [`ours`] decides what clean-up may remove.

@@ -101,6 +101,13 @@ impl Rate {
         Self { interval, next: Mutex::new(None) }
     }
 
+    /// Keeps all calls back for a while: the service asked for that, and means the account and not the zone.
+    fn hold(&self, wait: Duration) {
+        let until = Instant::now() + wait;
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        *next = Some(next.map_or(until, |next| next.max(until)));
+    }
+
     async fn turn(&self) {
         let at = {
             let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
@@ -209,6 +216,9 @@ impl Writer {
                     source: Arc::new(error),
                 });
             }
+            if matches!(error, ProviderError::RateLimited { .. }) {
+                self.rate.hold(wait);
+            }
             tracing::debug!(provider = %self.name, zone = %self.zone.name, %error, ?wait, "repeating a change");
             self.unless_cancelled(time::sleep(wait)).await?;
             pause = (pause * 2).min(self.pacing.retry_limit);
@@ -245,8 +255,9 @@ impl Writer {
                 Ok(ChangeStatus::Confirmed) => return Ok(()),
                 Ok(_) => None,
                 Err(error) if error.is_retryable() => {
-                    if let ProviderError::RateLimited { retry_after: Some(after), .. } = &error {
-                        wait = wait.max(*after);
+                    if let ProviderError::RateLimited { retry_after, .. } = &error {
+                        wait = wait.max(retry_after.unwrap_or_default());
+                        self.rate.hold(wait);
                     }
                     Some(error)
                 }
@@ -306,11 +317,12 @@ impl Batch {
             let before = request.missing.len();
             request.missing.retain(|record| !records.contains(record));
             let touched = request.missing.len() != before;
-            if touched && (request.missing.is_empty() || outcome.is_err()) {
-                if let Some(reply) = request.reply.take() {
-                    // The caller may be gone; what was written is in its journal.
-                    let _ = reply.send(outcome.clone());
-                }
+            if touched
+                && (request.missing.is_empty() || outcome.is_err())
+                && let Some(reply) = request.reply.take()
+            {
+                // The caller may be gone; what was written is in its journal.
+                let _ = reply.send(outcome.clone());
             }
         }
         pending.retain(|request| request.reply.is_some());
@@ -403,7 +415,7 @@ fn some_of(names: &[Fqdn], count: usize) -> String {
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// The run is to end; nothing more was sent.
+    /// The run is to end: nothing more was sent, and what was is not waited for.
     #[error("the run was cancelled before zone `{zone}` was done")]
     Cancelled {
         /// The zone.
@@ -486,7 +498,8 @@ impl WriteError {
     /// Whether the values may have been written although this is an error.
     pub fn is_outcome_unknown(&self) -> bool {
         match self {
-            Self::Interrupted { .. } | Self::Unconfirmed { .. } => true,
+            // Cancelling also ends the wait for the confirmation of what was taken.
+            Self::Cancelled { .. } | Self::Interrupted { .. } | Self::Unconfirmed { .. } => true,
             Self::Provider { source, .. } => source.kind() == ProviderErrorKind::Transient,
             _ => false,
         }

@@ -85,7 +85,8 @@ async fn only_one_of_three_servers_updated_is_an_error_that_names_the_others() {
     serve(&mut net, 2, Duration::ZERO, &old);
     net.server("192.0.32.3:53").lock().unwrap().minimum = Some(900);
     let context = context().within(30 * SECOND);
-    let (outcome, took) = wait(&poller(&net, Propagation::Authoritative), &context, &[new.clone()]).await;
+    let (outcome, took) =
+        wait(&poller(&net, Propagation::Authoritative), &context, std::slice::from_ref(&new)).await;
     let Err(PropagationError::NotVisible { lacking, .. }) = &outcome else { panic!("{outcome:?}") };
     let servers: Vec<&str> = lacking.iter().map(|lacking| lacking.server.as_str()).collect();
     assert_eq!(servers, ["ns2.example.test", "ns3.example.test"]);

@@ -303,6 +303,25 @@ async fn calls_keep_to_the_rate_over_all_zones_of_a_provider() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_service_that_asks_for_fewer_calls_gets_fewer_for_every_zone() {
+    let provider = MemoryDns::new(&["example.test", "other.test"]);
+    provider.memory().failures =
+        [(ProviderError::rate_limited("slow down", Some(60 * SECOND)), false)].into();
+    let writers = writers(&provider);
+    let dns = word("dns");
+    let limited = tokio::spawn({
+        let (writers, expectation) = (Arc::clone(&writers), writers.expect(&dns, &provider.zone(0)));
+        async move { writers.add(expectation, vec![record(1)]).await }
+    });
+    time::sleep(SECOND).await;
+    let expectation = writers.expect(&dns, &provider.zone(1));
+    let (outcome, took) = add(&writers, expectation, vec![txt("_acme-challenge.other.test", "v")]).await;
+    outcome.unwrap();
+    assert!(took >= 59 * SECOND, "{took:?}");
+    limited.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_addition_returns_when_it_is_confirmed_and_the_next_does_not_wait_for_it() {
     let provider = MemoryDns::new(&["example.test"]);
     provider.memory().pending = 4;
