@@ -134,6 +134,10 @@ fn bundle(number: usize) -> Bundle {
     made[number].clone()
 }
 
+fn private_key(key: &KeyPair) -> PrivateKey {
+    PrivateKey::new(Zeroizing::new(key.serialize_der()), Zeroizing::new(unix(&key.serialize_pem())))
+}
+
 fn unix(pem: &str) -> String {
     format!("{}\n", pem.replace("\r\n", "\n").trim_end())
 }
@@ -398,15 +402,47 @@ async fn a_slot_outside_the_configured_directory_gets_no_key() {
 async fn a_bundle_that_contradicts_itself_is_refused_before_anything_is_written() {
     let bench = Bench::new(json!({ "directory": "tls" }));
     let good = bundle(0);
-    let mut wrong = vec![good.clone(), good.clone(), good.clone()];
+    let mut wrong = vec![good.clone(); 5];
     wrong[0].chain_pem = bundle(1).chain_pem;
     wrong[1].chain.pop();
     wrong[2].fingerprint = bundle(1).fingerprint;
+    wrong[3].key = bundle(1).key;
+    wrong[4].key_type = KeyType::Rsa2048;
     for wrong in wrong {
         let refused = bench.target.deploy(&context(), &bench.slot(), &wrong, None).await.unwrap_err();
         assert_eq!(refused.kind(), ProviderErrorKind::Invalid, "{refused}");
     }
     assert!(!bench.path("tls").exists());
+}
+
+#[tokio::test]
+async fn every_key_type_is_taken() {
+    let bench = Bench::new(json!({ "directory": "tls" }));
+    for key_type in KeyType::ALL {
+        let key = match key_type {
+            KeyType::EcdsaP384 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384),
+            KeyType::Ed25519 => KeyPair::generate_for(&rcgen::PKCS_ED25519),
+            KeyType::Rsa2048 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048),
+            KeyType::Rsa3072 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_3072),
+            KeyType::Rsa4096 => KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_4096),
+            _ => KeyPair::generate(),
+        }
+        .unwrap();
+        let leaf =
+            CertificateParams::new(vec!["shop.example.com".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let bundle = Bundle {
+            chain: vec![leaf.der().to_vec()],
+            chain_pem: unix(&leaf.pem()),
+            key: private_key(&key),
+            key_type,
+            fingerprint: fingerprint(leaf.der()),
+            ..bundle(0)
+        };
+        let slot = bench.target.slot(key_type.as_str(), &json!({})).unwrap();
+        bench.target.deploy(&context(), &slot, &bundle, None).await.unwrap();
+        let seen = bench.target.observe(&context(), &slot).await.unwrap().unwrap();
+        assert_eq!((seen.fingerprint, seen.deviations), (Some(bundle.fingerprint), Vec::new()), "{key_type}");
+    }
 }
 
 /// A block whose commands write what they see into `log`, and fail while a file `broken` is there.
