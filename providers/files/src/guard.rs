@@ -32,7 +32,7 @@ pub(crate) fn check_path(directory: &Path) -> Result<(), ProviderError> {
             Err(error) => return Err(io_failed("look at", prefix, &error)),
         }
     }
-    let existing = directory.ancestors().find(|prefix| prefix.exists()).unwrap_or(Path::new("/"));
+    let existing = directory.ancestors().find(|prefix| prefix.exists()).unwrap_or_else(|| Path::new("/"));
     let real = fs::canonicalize(existing).map_err(|error| io_failed("resolve", existing, &error))?;
     let mut parts: Vec<&Path> = real.ancestors().collect();
     parts.reverse();

@@ -31,11 +31,15 @@ mod block;
 mod command;
 mod contents;
 mod failure;
+mod folders;
 mod guard;
 mod look;
 mod place;
+mod step;
 mod store;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use certplan_provider::TargetFactory;
 use certplan_provider::schema_of;

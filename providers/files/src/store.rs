@@ -1,13 +1,8 @@
-use std::fs;
 use std::fs::File;
 use std::io::Read;
-use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::path::PathBuf;
-use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -16,26 +11,14 @@ use rustix::fs::AtFlags;
 use rustix::fs::CWD;
 use rustix::fs::Dir;
 use rustix::fs::FileType;
-use rustix::fs::FlockOperation;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::Timespec;
-use rustix::fs::Timestamps;
-use rustix::fs::fchmod;
-use rustix::fs::fchown;
-use rustix::fs::flock;
 use rustix::fs::fstat;
-use rustix::fs::fsync;
-use rustix::fs::futimens;
-use rustix::fs::mkdirat;
 use rustix::fs::openat;
 use rustix::fs::readlinkat;
-use rustix::fs::renameat;
 use rustix::fs::statat;
-use rustix::fs::symlinkat;
-use rustix::fs::unlinkat;
 use rustix::io::Errno;
-use rustix::process::geteuid;
 use serde::Deserialize;
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -44,33 +27,39 @@ use crate::account::Owners;
 use crate::contents::Contents;
 use crate::failure::failed;
 use crate::failure::shown;
+use crate::folders::FOLDER;
+use crate::folders::LOCK;
+use crate::folders::lock_file;
+use crate::folders::make_folder;
+use crate::folders::make_folders;
+use crate::folders::open_directory;
+use crate::folders::open_ours;
+use crate::folders::remove_empty;
+use crate::folders::sync;
+use crate::folders::unlink;
 use crate::guard::check_path;
 use crate::guard::io_failed;
 use crate::place::OURS;
 use crate::place::PemFile;
 use crate::place::Place;
 use crate::place::sequence;
+use crate::step::NEW_PENDING;
+use crate::step::NEXT_LINK;
+use crate::step::Step;
 
 /// The mode of folders, which whoever reads the public files has to pass through.
 pub(crate) const FOLDER_MODE: u32 = 0o755;
 /// The mode of files without the key.
 pub(crate) const PUBLIC_MODE: u32 = 0o644;
 
-const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-const NEW: OFlags =
-    OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-
-const LOCK: &str = "lock";
-const NEXT_LINK: &str = "next";
-const PENDING: &str = "pending.json";
-const NEW_PENDING: &str = "pending.new";
+pub(crate) const PENDING: &str = "pending.json";
 const STAGING: &str = "staging-";
 
 /// The folder of one place, locked: nobody else who uses this lock changes anything in it meanwhile.
 pub(crate) struct Store {
     pub(crate) place: Place,
-    directory: OwnedFd,
-    home: OwnedFd,
+    pub(crate) directory: OwnedFd,
+    pub(crate) home: OwnedFd,
     _lock: OwnedFd,
 }
 
@@ -92,27 +81,6 @@ pub(crate) struct Pending {
     pub(crate) version: String,
     /// The version that served before, if one did.
     pub(crate) previous: Option<String>,
-}
-
-/// One change to the file system. A deployment is a list of them, and may end between any two.
-#[derive(Debug, Clone)]
-pub(crate) enum Step {
-    CreateFile { folder: String, file: &'static str },
-    FillFile { folder: String, file: &'static str, octets: Zeroizing<Vec<u8>> },
-    FinishFile { folder: String, file: &'static str, mode: u32, owners: Owners, modified: Timespec },
-    FinishFolder { folder: String },
-    MakeFolder { folder: String },
-    MakeLink { text: String },
-    PublishFolder { from: String, to: String },
-    PublishPending,
-    RemoveFile { folder: String, file: String },
-    RemoveFolder { folder: String },
-    RemoveLink,
-    RemovePending,
-    SwapLink,
-    SyncDirectory,
-    SyncHome,
-    WritePending { pending: Pending },
 }
 
 impl Store {
@@ -176,7 +144,7 @@ impl Store {
         let Some(lock) = lock_file(&home, &path, until)? else { return Ok(None) };
         // Whoever removed the folder did so under the lock, so that what is there now stays.
         let same = statat(ours, place.entry(), AtFlags::SYMLINK_NOFOLLOW).ok().zip(fstat(&home).ok());
-        if !same.is_some_and(|(now, ours)| (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino)) {
+        if same.is_none_or(|(now, ours)| (now.st_dev, now.st_ino) != (ours.st_dev, ours.st_ino)) {
             return Ok(None);
         }
         let directory = directory.try_clone().map_err(|error| io_failed("open", &place.directory, &error))?;
@@ -296,23 +264,20 @@ impl Store {
         }
     }
 
-    /// The steps that remove everything of ours but one version, what died runs left included.
+    /// The steps that end a deployment: nothing is pending, and only one version is left.
     pub(crate) fn keep_only(&self, version: &str) -> Result<Vec<Step>, ProviderError> {
         let mut steps = vec![Step::RemovePending];
-        for name in self.names(&self.home, &self.place.home())? {
-            if name != version && (name.starts_with(STAGING) || sequence(&name).is_some()) {
-                steps.extend(self.clear(&name)?);
-            }
-        }
+        steps.extend(self.sweep(&[version])?);
         steps.push(Step::SyncHome);
         Ok(steps)
     }
 
-    /// The steps that remove what died runs left, and touch no version.
-    pub(crate) fn sweep(&self) -> Result<Vec<Step>, ProviderError> {
+    /// The steps that remove the versions that nobody needs, and what died runs left half-written.
+    pub(crate) fn sweep(&self, keep: &[&str]) -> Result<Vec<Step>, ProviderError> {
         let mut steps = Vec::new();
         for name in self.names(&self.home, &self.place.home())? {
-            if name.starts_with(STAGING) {
+            let ours = name.starts_with(STAGING) || sequence(&name).is_some();
+            if ours && !keep.contains(&name.as_str()) {
                 steps.extend(self.clear(&name)?);
             }
         }
@@ -354,109 +319,6 @@ impl Store {
             }
         }
         sync(&self.directory, &self.place.directory)
-    }
-
-    /// Does steps in their order.
-    pub(crate) fn run(&self, steps: &[Step]) -> Result<(), ProviderError> {
-        steps.iter().try_for_each(|step| self.take(step))
-    }
-
-    fn take(&self, step: &Step) -> Result<(), ProviderError> {
-        let home = self.place.home();
-        match step {
-            Step::CreateFile { folder, file } => {
-                let path = home.join(folder).join(file);
-                let folder = self.folder(folder)?;
-                openat(&folder, *file, NEW, Mode::from_raw_mode(0o600))
-                    .map(drop)
-                    .map_err(|error| failed("create", &path, error))
-            }
-            Step::FillFile { folder, file, octets } => {
-                let path = home.join(folder).join(file);
-                let mut opened = File::from(self.file(folder, file)?);
-                opened.write_all(octets).map_err(|error| io_failed("write", &path, &error))
-            }
-            Step::FinishFile { folder, file, mode, owners, modified } => {
-                let path = home.join(folder).join(file);
-                let opened = self.file(folder, file)?;
-                // The owner first: a group must not read the key for the moment between the two.
-                if owners.user.is_some() || owners.group.is_some() {
-                    fchown(&opened, owners.user, owners.group)
-                        .map_err(|error| failed("give away", &path, error))?;
-                }
-                fchmod(&opened, Mode::from_raw_mode(*mode))
-                    .map_err(|error| failed("set the mode of", &path, error))?;
-                let times = Timestamps { last_access: *modified, last_modification: *modified };
-                futimens(&opened, &times).map_err(|error| failed("date", &path, error))?;
-                sync(&opened, &path)
-            }
-            Step::FinishFolder { folder } => {
-                let path = home.join(folder);
-                let opened = self.folder(folder)?;
-                fchmod(&opened, Mode::from_raw_mode(FOLDER_MODE))
-                    .map_err(|error| failed("set the mode of", &path, error))?;
-                sync(&opened, &path)
-            }
-            Step::MakeFolder { folder } => mkdirat(&self.home, folder, Mode::from_raw_mode(0o700))
-                .map_err(|error| failed("create", &home.join(folder), error)),
-            Step::MakeLink { text } => {
-                unlink(&self.home, NEXT_LINK, &home, AtFlags::empty())?;
-                symlinkat(text, &self.home, NEXT_LINK)
-                    .map_err(|error| failed("create", &home.join(NEXT_LINK), error))
-            }
-            Step::PublishFolder { from, to } => renameat(&self.home, from, &self.home, to)
-                .map_err(|error| failed("create", &home.join(to), error)),
-            Step::PublishPending => renameat(&self.home, NEW_PENDING, &self.home, PENDING)
-                .map_err(|error| failed("replace", &home.join(PENDING), error)),
-            Step::RemoveFile { folder, file } => {
-                let path = home.join(folder);
-                match self.open_version(folder) {
-                    Ok(opened) => unlink(&opened, file, &path, AtFlags::empty()),
-                    Err(Errno::NOENT) => Ok(()),
-                    Err(error) => Err(failed("open", &path, error)),
-                }
-            }
-            Step::RemoveFolder { folder } => unlink(&self.home, folder, &home, AtFlags::REMOVEDIR),
-            Step::RemoveLink => match self.entry()? {
-                Entry::Version(_) => {
-                    unlink(&self.directory, &self.place.entry(), &self.place.directory, AtFlags::empty())
-                }
-                Entry::Absent => Ok(()),
-                Entry::Foreign(what) => Err(foreign(&self.place, &what)),
-            },
-            Step::RemovePending => unlink(&self.home, PENDING, &home, AtFlags::empty()),
-            Step::SwapLink => {
-                // Renaming replaces a file, so look once more: what somebody else put there meanwhile is not ours.
-                if let Entry::Foreign(what) = self.entry()? {
-                    return Err(foreign(&self.place, &what));
-                }
-                renameat(&self.home, NEXT_LINK, &self.directory, self.place.entry())
-                    .map_err(|error| failed("replace", &self.place.location(), error))
-            }
-            Step::SyncDirectory => sync(&self.directory, &self.place.directory),
-            Step::SyncHome => sync(&self.home, &home),
-            Step::WritePending { pending } => {
-                let path = home.join(NEW_PENDING);
-                unlink(&self.home, NEW_PENDING, &home, AtFlags::empty())?;
-                let file = openat(&self.home, NEW_PENDING, NEW, Mode::from_raw_mode(0o600))
-                    .map_err(|error| failed("create", &path, error))?;
-                let mut file = File::from(file);
-                serde_json::to_writer(&mut file, pending)
-                    .map_err(|error| io_failed("write", &path, &error.into()))?;
-                sync(&file, &path)
-            }
-        }
-    }
-
-    fn folder(&self, folder: &str) -> Result<OwnedFd, ProviderError> {
-        self.open_version(folder).map_err(|error| failed("open", &self.place.home().join(folder), error))
-    }
-
-    fn file(&self, folder: &str, file: &str) -> Result<OwnedFd, ProviderError> {
-        let path = self.place.home().join(folder).join(file);
-        let folder = self.folder(folder)?;
-        openat(&folder, file, OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|error| failed("open", &path, error))
     }
 
     fn names(&self, folder: &OwnedFd, path: &Path) -> Result<Vec<String>, ProviderError> {
@@ -505,106 +367,4 @@ pub(crate) fn foreign(place: &Place, what: &str) -> ProviderError {
         "`{path}` is {what} that certplan did not make and does not touch; move it away (`mv {path} {path}.old`) or set `name`",
         path = shown(&place.location())
     ))
-}
-
-/// Opens the target's folder; symbolic links on the way were checked.
-fn open_directory(path: &Path) -> Result<OwnedFd, ProviderError> {
-    openat(CWD, path, FOLDER - OFlags::NOFOLLOW, Mode::empty()).map_err(|error| failed("open", path, error))
-}
-
-/// Opens the folder of versions, which has to be of this user or root, and writable for nobody else.
-fn open_ours(directory: &OwnedFd, path: &Path) -> Result<OwnedFd, ProviderError> {
-    let ours = openat(directory, OURS, FOLDER, Mode::empty()).map_err(|error| failed("open", path, error))?;
-    let metadata = fstat(&ours).map_err(|error| failed("look at", path, error))?;
-    let trusted = metadata.st_uid == 0 || metadata.st_uid == geteuid().as_raw();
-    if !trusted || metadata.st_mode & 0o022 != 0 {
-        return Err(ProviderError::invalid(format!(
-            "`{}` belongs to another user or is writable for others, who could put another key in its place",
-            shown(path)
-        )));
-    }
-    Ok(ours)
-}
-
-/// Makes a path of folders, each readable by everyone whatever the umask, after it was checked.
-fn make_folders(path: &Path) -> Result<(), ProviderError> {
-    check_path(path)?;
-    let mut missing: Vec<PathBuf> = Vec::new();
-    for prefix in path.ancestors() {
-        if prefix.exists() {
-            break;
-        }
-        missing.push(prefix.to_owned());
-    }
-    for prefix in missing.iter().rev() {
-        match fs::create_dir(prefix) {
-            Ok(()) => fs::set_permissions(prefix, fs::Permissions::from_mode(FOLDER_MODE))
-                .map_err(|error| io_failed("set the mode of", prefix, &error))?,
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(io_failed("create", prefix, &error)),
-        }
-        if let Some(parent) = prefix.parent() {
-            sync(&open_directory(parent)?, parent)?;
-        }
-    }
-    Ok(())
-}
-
-fn make_folder(parent: &OwnedFd, name: &str, path: &Path) -> Result<(), ProviderError> {
-    match mkdirat(parent, name, Mode::from_raw_mode(FOLDER_MODE)) {
-        Ok(()) => {
-            let folder =
-                openat(parent, name, FOLDER, Mode::empty()).map_err(|error| failed("open", path, error))?;
-            fchmod(&folder, Mode::from_raw_mode(FOLDER_MODE))
-                .map_err(|error| failed("set the mode of", path, error))?;
-            fsync(parent).map_err(|error| failed("save", path, error))
-        }
-        Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(failed("create", path, error)),
-    }
-}
-
-/// Takes the lock of a folder; `None` when the folder or its lock was removed meanwhile.
-fn lock_file(folder: &OwnedFd, path: &Path, until: Instant) -> Result<Option<OwnedFd>, ProviderError> {
-    let path = path.join(LOCK);
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = match openat(folder, LOCK, flags, Mode::from_raw_mode(0o600)) {
-        Ok(file) => file,
-        Err(Errno::NOENT) => return Ok(None),
-        Err(error) => return Err(failed("open", &path, error)),
-    };
-    loop {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => break,
-            Err(Errno::WOULDBLOCK | Errno::INTR) => {}
-            Err(error) => return Err(failed("lock", &path, error)),
-        }
-        if Instant::now() >= until {
-            return Err(ProviderError::transient(format!("`{}` is locked by another run", shown(&path))));
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    let now = statat(folder, LOCK, AtFlags::SYMLINK_NOFOLLOW).ok().zip(fstat(&file).ok());
-    Ok(now.filter(|(now, ours)| (now.st_dev, now.st_ino) == (ours.st_dev, ours.st_ino)).map(|_| file))
-}
-
-/// Removes something that may be gone already.
-fn unlink(folder: &OwnedFd, name: &str, path: &Path, flags: AtFlags) -> Result<(), ProviderError> {
-    match unlinkat(folder, name, flags) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(error) => Err(failed("remove", &path.join(name), error)),
-    }
-}
-
-/// Removes a folder when it is empty, and tells whether it is gone.
-fn remove_empty(parent: &OwnedFd, name: &str, path: &Path) -> Result<bool, ProviderError> {
-    match unlinkat(parent, name, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(Errno::NOENT) => Ok(true),
-        Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
-        Err(error) => Err(failed("remove", path, error)),
-    }
-}
-
-fn sync(file: impl AsFd, path: &Path) -> Result<(), ProviderError> {
-    fsync(file).map_err(|error| failed("save", path, error))
 }

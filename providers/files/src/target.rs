@@ -37,9 +37,9 @@ use crate::look::look;
 use crate::place::Place;
 use crate::place::lexical;
 use crate::place::sequence;
+use crate::step::Step;
 use crate::store::Entry;
 use crate::store::Pending;
-use crate::store::Step;
 use crate::store::Store;
 use crate::store::foreign;
 
@@ -235,16 +235,16 @@ impl DeployTarget for FilesTarget {
                 Some(_) => return Err(error),
                 // A server that was set up for files that were never there before cannot read them now either.
                 None => {
-                    tracing::warn!(location = slot.location, %error, "reload after taking the files away")
+                    tracing::warn!(location = slot.location, %error, "reload after taking the files away");
                 }
             }
         }
-        blocking(move || {
-            let mut steps = store.clear(&record.version)?;
-            steps.push(Step::RemovePending);
-            steps.extend(store.sweep()?);
-            store.run(&steps)?;
-            if record.replaced == Replaced::Nothing { store.dissolve() } else { Ok(()) }
+        blocking(move || match previous {
+            Some(previous) => store.run(&store.keep_only(&previous)?),
+            None => {
+                store.run(&store.sweep(&[])?)?;
+                store.dissolve()
+            }
         })
         .await
     }
@@ -287,11 +287,7 @@ impl DeployTarget for FilesTarget {
             ));
         }
         blocking(move || {
-            let mut steps = store.sweep()?;
-            for version in store.versions()? {
-                steps.extend(store.clear(&version)?);
-            }
-            store.run(&steps)?;
+            store.run(&store.sweep(&[])?)?;
             store.dissolve()
         })
         .await
@@ -301,7 +297,7 @@ impl DeployTarget for FilesTarget {
 impl FilesTarget {
     /// Makes what served before serve again, and tells why.
     async fn put_back(&self, context: &Context, placed: Placed, refused: Refused) -> ProviderError {
-        let Placed { store, _quiet, version, replaced } = placed;
+        let Placed { store, _quiet, replaced, .. } = placed;
         let previous = match replaced {
             Replaced::Unchanged => {
                 return with_prefix(&refused.error, "the files were in place already and stay");
@@ -335,11 +331,12 @@ impl FilesTarget {
         {
             what = format!("{what}, but the server did not take it either ({error})");
         }
-        let cleaned = blocking(move || {
-            let mut steps = store.clear(&version)?;
-            steps.push(Step::RemovePending);
-            store.run(&steps)?;
-            if previous.is_none() { store.dissolve() } else { Ok(()) }
+        let cleaned = blocking(move || match previous {
+            Some(previous) => store.run(&store.keep_only(&previous)?),
+            None => {
+                store.run(&store.sweep(&[])?)?;
+                store.dissolve()
+            }
         })
         .await;
         if let Err(error) = cleaned {
@@ -408,7 +405,6 @@ fn place_files(
     }
     let seen = look(&store.place)?;
     compare(&store.place, seen.as_ref(), expected, wanted)?;
-    store.run(&store.sweep()?)?;
     let current = match now {
         Entry::Version(version) => Some(version),
         Entry::Absent | Entry::Foreign(_) => None,
@@ -419,16 +415,25 @@ fn place_files(
         && store.holds(current, contents)
     {
         let replaced = match store.pending().filter(|pending| pending.version == *current) {
-            Some(Pending { previous: Some(previous), .. }) => Replaced::Version(previous),
-            Some(Pending { previous: None, .. }) => Replaced::Nothing,
+            Some(Pending { previous: Some(previous), .. }) if store.open_version(&previous).is_ok() => {
+                Replaced::Version(previous)
+            }
+            Some(_) => Replaced::Nothing,
             None => Replaced::Unchanged,
         };
+        let mut keep = vec![current.as_str()];
+        if let Replaced::Version(previous) = &replaced {
+            keep.push(previous);
+        }
+        store.run(&store.sweep(&keep)?)?;
         // A run may have died between the swap and this.
         store.run(&[Step::SyncDirectory])?;
         let version = current.clone();
         return Ok(Placed { store, _quiet: quiet, version, replaced });
     }
     let previous = current.filter(|version| store.open_version(version).is_ok());
+    let keep: Vec<&str> = previous.as_deref().into_iter().collect();
+    store.run(&store.sweep(&keep)?)?;
     let version = store.next_version(&wanted.short())?;
     let owners = Owners::of(&store.place)?;
     let files = store.place.files().into_iter().map(|file| (file, contents.of(file))).collect();
@@ -436,7 +441,10 @@ fn place_files(
     let steps = [store.write(&version, files, owners, modified), store.switch(pending)].concat();
     if let Err(error) = store.run(&steps) {
         // Best effort: what stays behind is swept by the next run.
-        let _ = store.sweep().and_then(|steps| store.run(&steps));
+        if let Ok(Entry::Version(now)) = store.entry() {
+            let _ =
+                store.sweep(&[&now, previous.as_deref().unwrap_or(&now)]).and_then(|steps| store.run(&steps));
+        }
         return Err(error);
     }
     let replaced = previous.map_or(Replaced::Nothing, Replaced::Version);
@@ -462,7 +470,9 @@ fn compare(
     if is_wanted || as_expected {
         return Ok(());
     }
-    let holds = seen.and_then(|seen| seen.fingerprint).map_or("something".to_owned(), |found| found.short());
+    let holds = seen
+        .and_then(|seen| seen.fingerprint)
+        .map_or_else(|| "something else".to_owned(), |found| found.short());
     Err(ProviderError::conflict(format!(
         "`{}` holds {holds} now, which is not what was there when this run looked",
         shown(&place.location())
