@@ -4,8 +4,6 @@
 //! binding may be usable only once
 //! ([RFC 8555, sections 7.3.1 and 7.3.4](https://www.rfc-editor.org/rfc/rfc8555#section-7.3.1)).
 
-use certplan_provider::SecretResolver;
-
 use crate::acme::AccountKey;
 use crate::acme::AcmeClient;
 use crate::acme::EabCredential;
@@ -112,7 +110,7 @@ impl Apply {
             None => AccountKey::generate()?,
         };
         let sealed =
-            self.sealer()?.seal_account_key(place, KeyType::EcdsaP256, key.spki(), &key.to_pkcs8())?;
+            self.sealer()?.seal_account_key(place, KeyType::EcdsaP256, key.spki()?, &key.to_pkcs8()?)?;
         let record = AccountRecord {
             directory: acme.directory.to_string(),
             url: None,

@@ -11,6 +11,7 @@ use crate::model::CertName;
 use crate::model::CertificateRecord;
 use crate::model::ChallengeLocation;
 use crate::model::DesiredCertificate;
+use crate::model::Fqdn;
 use crate::model::Name;
 use crate::model::Operation;
 use crate::model::OperationKey;
@@ -30,7 +31,7 @@ use super::event::Step;
 use super::journal::Journal;
 
 /// Where the challenge of each name goes, by the name without its wildcard.
-pub(super) type Locations = BTreeMap<certplan_provider::Fqdn, ChallengeLocation>;
+pub(super) type Locations = BTreeMap<Fqdn, ChallengeLocation>;
 
 impl Apply {
     /// Does everything that the plan has for one certificate.
@@ -164,6 +165,9 @@ impl Apply {
     pub(super) async fn close_operation(&self, journal: &mut Journal) -> Result<(), ApplyError> {
         let Some(operation) = &journal.record().operation else { return Ok(()) };
         self.state.delete_handoff(&operation.id).await?;
+        if let Some(OperationKey::Sealed(sealed)) = &operation.key {
+            self.keys.forget(sealed.spki);
+        }
         journal.record_mut().operation = None;
         journal.record_mut().failures = None;
         journal.persist(Revise::Bump).await
@@ -210,7 +214,7 @@ impl Apply {
             Some(issue) => LeaseKey::for_names(&issue.issuer, &issue.names, issue.profile.as_deref()),
             None => match self.desired.certificates.get(&work.name) {
                 Some(desired) => LeaseKey::for_names(&desired.issuer, &desired.names, desired.profile.as_deref()),
-                None => LeaseKey::for_certificate(&work.name),
+                None => LeaseKey::for_certificate(&self.desired.project, &work.name),
             },
         }
     }
@@ -233,6 +237,9 @@ impl Apply {
         sealed: &SealedKey,
         operation: Option<&str>,
     ) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>, ApplyError> {
+        if let Some(key) = self.keys.get(sealed.spki) {
+            return Ok(Some(key));
+        }
         let sealer = self.sealer()?;
         if sealer.can_open(sealed) {
             let mut failure = None;
@@ -246,11 +253,11 @@ impl Apply {
         }
         let Some(operation) = operation else { return Ok(None) };
         let Some(bytes) = self.state.handoff(operation).await? else { return Ok(None) };
-        Ok(Some(sealer.open_handoff(&self.place(Address::Certificate(name.clone()))?, &bytes, sealed.spki)?))
+        Ok(Some(sealer.open_handoff(&self.place(Address::Certificate(name.clone()))?, operation, sealed.spki, &bytes)?))
     }
 }
 
 /// The names to ask a challenge location for: each once, without its wildcard.
-pub(super) fn bases<'a>(names: impl IntoIterator<Item = &'a CertName>) -> std::collections::BTreeSet<&'a certplan_provider::Fqdn> {
+pub(super) fn bases<'a>(names: impl IntoIterator<Item = &'a CertName>) -> BTreeSet<&'a Fqdn> {
     names.into_iter().map(CertName::base).collect()
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use certplan_provider::DeployTarget;
 use certplan_provider::ReadBack;
@@ -27,7 +28,8 @@ use crate::model::Operation;
 use crate::model::Slot;
 use crate::model::Stage;
 use crate::plan::CertificateWork;
-use crate::probe;
+use crate::probe::ProbeOptions;
+use crate::probe::probe;
 use crate::state::Revise;
 
 use super::Apply;
@@ -195,11 +197,34 @@ impl Apply {
     async fn verify(&self, endpoints: &[Endpoint], expected: Fingerprint) -> Result<(), ApplyError> {
         for endpoint in endpoints {
             let patience = self.options.serve_patience.unwrap_or(SERVE_PATIENCE);
-            probe::wait_until_served(&self.context, endpoint, expected, patience)
+            self.wait_until_served(endpoint, expected, patience)
                 .await
                 .map_err(|reason| ApplyError::NotServed { endpoint: endpoint.clone(), expected, reason })?;
         }
         Ok(())
+    }
+
+    /// Looks at an endpoint until it serves the certificate; what it said last is the reason when it never does.
+    async fn wait_until_served(
+        &self,
+        endpoint: &Endpoint,
+        expected: Fingerprint,
+        patience: Duration,
+    ) -> Result<(), String> {
+        let begun = Instant::now();
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let reason = match probe(endpoint, ProbeOptions::default()).await.and_then(|probe| probe.leaf()) {
+                Ok(leaf) if leaf == expected => return Ok(()),
+                Ok(leaf) => format!("it serves {}", leaf.short()),
+                Err(error) => message_of(&error),
+            };
+            if begun.elapsed() + pause > patience || self.context.cancel.is_cancelled() {
+                return Err(reason);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
+        }
     }
 
     async fn roll_back(

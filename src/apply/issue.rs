@@ -72,9 +72,10 @@ impl Apply {
         if sealer.hardened() {
             // Before the journal names it: a hand-off without an operation is collected, the reverse could not be resumed.
             journal.check_lease()?;
-            let handoff = sealer.seal_handoff(&place, key.spki(), &pkcs8)?;
+            let handoff = sealer.seal_handoff(&place, operation, key.spki(), &pkcs8)?;
             self.state.put_handoff(operation, handoff).await?;
         }
+        self.keys.keep(key.spki(), pkcs8);
         Ok((sealed, URL_SAFE_NO_PAD.encode(csr)))
     }
 

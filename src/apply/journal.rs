@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::model::CertificateRecord;
 use crate::model::Name;
 use crate::model::Operation;
@@ -74,6 +76,13 @@ impl Journal {
     pub(super) async fn persist(&mut self, revise: Revise) -> Result<(), ApplyError> {
         self.check_lease()?;
         Ok(self.state.save_certificate(&self.name, &mut self.stored, revise).await?)
+    }
+
+    /// Moves the record to the archive; the journal is empty then.
+    pub(super) async fn archive(&mut self, now: Timestamp) -> Result<(), ApplyError> {
+        self.check_lease()?;
+        let stored = std::mem::replace(&mut self.stored, Stored::new(CertificateRecord::default()));
+        Ok(self.state.archive_certificate(&self.name, stored, now).await?)
     }
 
     /// Ends the work: gives the lease back and returns the record.

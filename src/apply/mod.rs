@@ -14,6 +14,7 @@ mod event;
 mod in_use;
 mod issue;
 mod journal;
+mod key_ring;
 mod zones;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,7 @@ use crate::state::Place;
 use crate::state::Revise;
 use crate::state::Sealer;
 use crate::state::State;
+use crate::state::Stored;
 
 pub use error::ApplyError;
 pub use event::Event;
@@ -59,6 +61,7 @@ pub use event::Step;
 pub use zones::LeasedZones;
 
 use in_use::InUse;
+use key_ring::KeyRing;
 
 /// How a run goes about its work.
 #[derive(Debug, Clone)]
@@ -139,6 +142,7 @@ pub(crate) struct Apply {
     world: World,
     sessions: BTreeMap<Name, OnceCell<Session>>,
     in_use: InUse,
+    keys: KeyRing,
 }
 
 impl fmt::Debug for World {
@@ -158,8 +162,9 @@ impl std::ops::Deref for Apply {
 /// Carries out a plan. `ari` is what the refresh learned of renewal windows, to be remembered.
 pub async fn apply(world: World, plan: &Plan, ari: &BTreeMap<Name, AriRecord>) -> Outcome {
     let sessions = world.issuers.keys().map(|issuer| (issuer.clone(), OnceCell::new())).collect();
-    let run = Arc::new(Apply { world, sessions, in_use: InUse::default() });
+    let run = Arc::new(Apply { world, sessions, in_use: InUse::default(), keys: KeyRing::default() });
     let mut outcome = Outcome::default();
+    let handoffs = run.state.handoffs().await.unwrap_or_default();
     let work = plan.work();
     for issuer in plan.accounts() {
         if let Err(error) = run.session(&issuer).await {
@@ -169,7 +174,7 @@ pub async fn apply(world: World, plan: &Plan, ari: &BTreeMap<Name, AriRecord>) -
     run.rename(&work, &mut outcome).await;
     run.certificates(work, &mut outcome).await;
     run.remember_ari(ari, &outcome).await;
-    run.collect_handoffs().await;
+    run.collect_handoffs(&handoffs).await;
     outcome
 }
 
@@ -224,11 +229,14 @@ impl Apply {
     }
 
     async fn rename_one(&self, from: &Name, work: &CertificateWork) -> Result<(), ApplyError> {
-        let found = self.state.certificate(from).await?.map_or(0, |stored| stored.revision());
-        if found != work.base_revision {
+        let stored = self.state.certificate(from).await?;
+        let found = stored.as_ref().map_or(0, Stored::revision);
+        let Some(mut stored) = stored.filter(|_| found == work.base_revision) else {
             return Err(ApplyError::Stale { planned: work.base_revision, found });
-        }
-        Ok(self.state.rename_certificate(from, &work.name).await?)
+        };
+        stored.content.formerly.push(from.clone());
+        self.state.rename_certificate(from, &work.name, stored).await?;
+        Ok(())
     }
 
     /// Remembers renewal windows of certificates that nothing else was done for. A lost write only costs a question.
@@ -252,10 +260,9 @@ impl Apply {
         }
     }
 
-    /// Deletes hand-offs whose operation is closed: a killed run may leave one.
-    async fn collect_handoffs(&self) {
+    /// Deletes hand-offs that were there when the run began and belong to no open operation: a killed run may leave one.
+    async fn collect_handoffs(&self, handoffs: &[String]) {
         let collected = async {
-            let handoffs = self.state.handoffs().await?;
             if handoffs.is_empty() {
                 return Ok(());
             }

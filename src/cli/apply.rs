@@ -10,11 +10,11 @@ use crate::apply::ApplyOptions;
 use crate::apply::Outcome;
 use crate::apply::Reporter;
 use crate::apply::World;
-use crate::dns01::Propagator;
 use crate::dns01::ZoneWriters;
 use crate::model::Address;
 use crate::plan::Plan;
-use crate::plan::saved;
+use crate::plan::SavedPlan;
+use crate::plan::verify;
 
 use super::args::Global;
 use super::edge;
@@ -82,15 +82,12 @@ pub(crate) struct WorkArgs {
 pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, CliError> {
     let project = Project::load(global, ui)?;
     let saved = match &args.saved {
-        Some(path) => Some(saved::from_text(&edge::read_file(path)?).map_err(|error| {
+        Some(path) => Some(SavedPlan::from_json(&edge::read_file(path)?).map_err(|error| {
             CliError::new(format!("`{}`: {error}", path.display())).with_help("save a plan with `certplan plan --out FILE`")
         })?),
         None => None,
     };
-    let mut options = args.plan.options()?;
-    if let Some(saved) = &saved {
-        options = saved.options(options);
-    }
+    let options = args.plan.options()?;
     execute(&project, options, saved.as_ref().map(|saved| (saved, args.go_on)), &args.work, ui).await
 }
 
@@ -98,17 +95,17 @@ pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, Cli
 pub(crate) async fn execute(
     project: &Project,
     options: crate::plan::PlanOptions,
-    reviewed: Option<(&saved::SavedPlan, bool)>,
+    reviewed: Option<(&SavedPlan, bool)>,
     args: &WorkArgs,
     ui: Ui,
 ) -> Result<Exit, CliError> {
-    let clients = project.clients(args.parallelism)?;
     let cancel = CancellationToken::new();
+    let clients = project.clients(args.parallelism, &cancel)?;
     let context = project.context(cancel.clone());
     let mut planned = planning::plan(project, &clients, &options, &context).await?;
     let mut stale = false;
     if let Some((saved, go_on)) = reviewed {
-        let staleness = saved::verify(saved, &planned.plan);
+        let staleness = verify(saved, &planned.plan);
         stale = !staleness.is_empty();
         for address in &staleness {
             ui.alert(&format!("stale: {address}"));
@@ -118,7 +115,7 @@ pub(crate) async fn execute(
                 .with_help("plan and review again, or apply what is not stale with `--continue`")
                 .with_exit(Exit::Stale));
         }
-        planned.plan.retain(|address| saved.holds(address) && !staleness.iter().any(|stale| stale.address == *address));
+        saved.restrict(&mut planned.plan);
     }
     if !args.json {
         ui.data(&render::plan::text(&planned.plan, ui.colors_stdout()))?;
@@ -174,7 +171,7 @@ async fn perform(
     args: &WorkArgs,
     ui: Ui,
 ) -> Result<Outcome, CliError> {
-    let certificates = planned.plan.work().certificates.len();
+    let certificates = planned.plan.work().len();
     let live = (!args.json && ui.is_live()).then(|| Arc::new(Live::new(certificates)));
     let reporter: Arc<dyn Reporter> = match &live {
         _ if args.json => Arc::new(JsonLines::new(ui, edge::now)),
@@ -200,9 +197,10 @@ async fn perform(
         secrets: Arc::clone(&project.secrets),
         issuers: clients.issuers,
         writers: ZoneWriters::new(Arc::clone(&clients.providers), context.clone(), guard),
-        propagation: Arc::new(Propagator::new(Arc::clone(&clients.providers), edge::resolvers())),
+        propagation: clients.poller,
         providers: clients.providers,
         lookup: clients.lookup,
+        journaled: planned.journaled.clone(),
         targets: clients.targets,
         reporter,
         context,

@@ -49,23 +49,12 @@ pub(crate) fn random_id() -> String {
 pub(crate) fn resolvers() -> Vec<SocketAddr> {
     #[expect(clippy::disallowed_methods, reason = "the edge is where files outside the configuration are read")]
     let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    dns01::parse_resolv_conf(&text)
+    dns01::name_servers(&text)
 }
 
 /// The home folder.
 pub(crate) fn home() -> Option<PathBuf> {
     variable("HOME").map(PathBuf::from)
-}
-
-/// The URL of the CI run that certplan is part of, for the holder of a lease.
-pub(crate) fn ci_run_url() -> Option<String> {
-    let text = |name| variable(name).and_then(|value| value.into_string().ok());
-    if let (Some(server), Some(repository), Some(run)) =
-        (text("GITHUB_SERVER_URL"), text("GITHUB_REPOSITORY"), text("GITHUB_RUN_ID"))
-    {
-        return Some(format!("{server}/{repository}/actions/runs/{run}"));
-    }
-    text("CI_JOB_URL").or_else(|| text("BUILD_URL")).or_else(|| text("BUILDKITE_BUILD_URL"))
 }
 
 /// Resolves the configuration's secrets from the environment and from files beside it.
@@ -118,6 +107,25 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, CliError> {
 #[expect(clippy::disallowed_methods, reason = "the edge is where files outside the configuration are written")]
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
     fs::write(path, bytes).map_err(|error| CliError::new(format!("cannot write `{}`: {error}", path.display())))
+}
+
+/// Writes a file that must not be there yet.
+pub(crate) fn create_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
+    let failed = |error: io::Error| CliError::new(format!("cannot write `{}`: {error}", path.display()));
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
+}
+
+/// Replaces a file as a whole, its mode kept: a reader sees the old text or the new.
+pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
+    let failed = |error: io::Error| CliError::new(format!("cannot write `{}`: {error}", path.display()));
+    let permissions = fs::metadata(path).map_err(failed)?.permissions();
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.as_file().set_permissions(permissions)).map_err(failed)?;
+    file.as_file().sync_all().map_err(failed)?;
+    file.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
 }
 
 /// Writes a new file that only its owner can read.

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use crate::acme;
+use crate::acme::CertificateKey;
 use crate::model::Address;
 use crate::state::Place;
 
@@ -53,9 +53,10 @@ pub(crate) async fn run(command: Command, global: &Global, ui: Ui) -> Result<Exi
         let place = Place { lineage: lineage.clone(), address: Address::Certificate(former.clone()) };
         opened = sealer.open(&place, &current.key);
     }
-    let pem = acme::pkcs8_pem(&opened?);
+    let key = CertificateKey::from_pkcs8(&opened?)?.to_private_key();
+    let pem = key.expose_pem();
     if out.as_os_str() == "-" {
-        ui.data(&pem)?;
+        ui.data(pem)?;
     } else {
         edge::write_secret(&out, pem.as_bytes())?;
         ui.say(&format!("The private key of {address} is in {}", out.display()));

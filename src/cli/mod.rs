@@ -7,10 +7,12 @@ mod demo;
 mod edge;
 mod error;
 mod exit;
+mod format;
 mod init;
 mod key;
 mod man;
 mod plan;
+mod planning;
 mod project;
 mod promote;
 pub mod render;
@@ -60,6 +62,7 @@ enum Command {
     Apply(apply::Args),
     Completions(completions::Args),
     Demo(demo::Args),
+    Fmt(format::Args),
     Init(init::Args),
     #[command(subcommand)]
     Key(key::Command),
@@ -114,6 +117,7 @@ async fn run(cli: Cli, ui: Ui) -> Result<Exit, CliError> {
         Command::Apply(args) => apply::run(args, &global, ui).await,
         Command::Completions(args) => completions::run(&args, ui),
         Command::Demo(args) => demo::run(args, ui).await,
+        Command::Fmt(args) => format::run(&args, &global, ui),
         Command::Init(args) => init::run(&args, &global, ui),
         Command::Key(command) => key::run(command, &global, ui).await,
         Command::Man(args) => man::run(&args, ui),

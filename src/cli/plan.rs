@@ -3,8 +3,8 @@ use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
 use crate::plan::Plan;
-use crate::plan::json;
-use crate::plan::saved;
+use crate::plan::PlanDocument;
+use crate::plan::SavedPlan;
 
 use super::args::Global;
 use super::edge;
@@ -40,16 +40,17 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, CliError> {
     let project = Project::load(global, ui)?;
     let options = args.plan.options()?;
-    let clients = project.clients(super::apply::PARALLELISM)?;
-    let context = project.context(CancellationToken::new());
+    let cancel = CancellationToken::new();
+    let clients = project.clients(super::apply::PARALLELISM, &cancel)?;
+    let context = project.context(cancel);
     let planned = planning::plan(&project, &clients, &options, &context).await?;
     if args.json {
-        ui.data(&json::to_text(&planned.plan))?;
+        ui.data(&PlanDocument::from(&planned.plan).to_json())?;
     } else {
         ui.data(&render::plan::text(&planned.plan, ui.colors_stdout()))?;
     }
     if let Some(path) = &args.out {
-        edge::write_file(path, saved::to_text(&planned.plan).as_bytes())?;
+        edge::write_file(path, SavedPlan::new(&planned.plan, None).to_json().as_bytes())?;
         if !args.json {
             ui.say(&format!("The plan is saved. To apply exactly this:\n\n    certplan apply {}\n", path.display()));
         }

@@ -6,13 +6,21 @@ use std::sync::Arc;
 
 use certplan_provider::Context;
 use certplan_provider::DeployTarget;
+use tokio_util::sync::CancellationToken;
 
 use crate::acme::AcmeClient;
+use crate::dns01::Authorities;
+use crate::dns01::Client;
+use crate::dns01::Exchange;
 use crate::dns01::Lookup;
+use crate::dns01::Poller;
 use crate::dns01::Providers;
+use crate::dns01::Resolver;
+use crate::dns01::Surveyor;
 use crate::model::Address;
 use crate::model::AriRecord;
 use crate::model::Fact;
+use crate::model::JournaledTxt;
 use crate::model::Name;
 use crate::model::NameSet;
 use crate::model::Observed;
@@ -97,6 +105,8 @@ pub(crate) struct Clients {
     pub(crate) providers: Arc<Providers>,
     /// Looks up names for delegation.
     pub(crate) lookup: Arc<dyn Lookup>,
+    /// Waits until values can be seen.
+    pub(crate) poller: Arc<Poller>,
     /// The deploy targets.
     pub(crate) targets: BTreeMap<Name, Arc<dyn DeployTarget>>,
 }
@@ -109,6 +119,8 @@ pub(crate) struct Planned {
     pub(crate) lineage: Option<String>,
     /// Renewal windows that were asked for, to be remembered by an apply.
     pub(crate) ari: BTreeMap<Name, AriRecord>,
+    /// The TXT values that open operations list, by operation.
+    pub(crate) journaled: BTreeMap<String, Vec<JournaledTxt>>,
 }
 
 /// Reads state, looks at the world and plans. Writes nothing anywhere.
@@ -144,7 +156,9 @@ pub(crate) async fn plan(
         planned = plan::plan(&input);
     }
     let ari = fresh_windows(&snapshot, &observed);
-    Ok(Planned { plan: planned, lineage: snapshot.lineage.clone(), ari })
+    let operations = snapshot.certificates.values().filter_map(|stored| stored.content.operation.as_ref());
+    let journaled = operations.map(|operation| (operation.id.clone(), operation.txt.clone())).collect();
+    Ok(Planned { plan: planned, lineage: snapshot.lineage.clone(), ari, journaled })
 }
 
 fn selected(project: &Project, options: &PlanOptions, name: &Name) -> bool {
@@ -169,15 +183,15 @@ fn prior(snapshot: &Snapshot, sealer: Option<&Sealer>) -> Prior {
         let account = PriorAccount { record: stored.content.clone(), revision: stored.revision() };
         prior.accounts.insert(issuer.clone(), account);
     }
-    prior.foreign_issuances.clone_from(&snapshot.foreign_issuances);
+    prior.foreign_issuances = snapshot.elsewhere.iter().flat_map(|usage| usage.issuances.iter().cloned()).collect();
     prior
 }
 
 fn to_issue(plan: &Plan) -> (BTreeSet<Name>, NameSet) {
     let work = plan.work();
-    let steps = || work.certificates.values().filter_map(|work| work.issue.as_ref());
+    let steps = || work.values().filter_map(|work| work.issue.as_ref());
     (
-        steps().map(|step| step.issuer.clone()).chain(work.accounts.iter().cloned()).collect(),
+        steps().map(|step| step.issuer.clone()).chain(plan.accounts()).collect(),
         steps().flat_map(|step| step.names.iter().cloned()).collect(),
     )
 }
@@ -194,11 +208,16 @@ fn fresh_windows(snapshot: &Snapshot, observed: &Observed) -> BTreeMap<Name, Ari
 
 impl Project {
     /// Builds what a plan looks through. Opens no connection and resolves no credential.
-    pub(crate) fn clients(&self, parallelism: usize) -> Result<Clients, CliError> {
+    pub(crate) fn clients(&self, parallelism: usize, cancel: &CancellationToken) -> Result<Clients, CliError> {
+        let providers = Arc::new(self.providers()?);
+        let resolvers = edge::resolvers();
+        let exchange: Arc<dyn Exchange> = Arc::new(Client::default());
+        let surveyor: Arc<dyn Surveyor> = Arc::new(Authorities::new(Arc::clone(&exchange)));
         Ok(Clients {
-            issuers: self.issuers(parallelism)?,
-            providers: Arc::new(self.providers()?),
-            lookup: edge::lookup(),
+            issuers: self.issuers(parallelism, cancel)?,
+            lookup: Arc::new(Resolver::new(Arc::clone(&exchange), Arc::clone(&surveyor), resolvers.clone())),
+            poller: Arc::new(Poller::new(Arc::clone(&providers), exchange, surveyor, resolvers)),
+            providers,
             targets: self.targets()?,
         })
     }

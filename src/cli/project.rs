@@ -23,6 +23,7 @@ use crate::model::Desired;
 use crate::model::Name;
 use crate::model::StateBackend;
 use crate::registry;
+use crate::state::BootClock;
 use crate::state::Holder;
 use crate::state::Identities;
 use crate::state::Leases;
@@ -76,13 +77,13 @@ impl Project {
 
     /// The leases beside it.
     pub(crate) fn leases(&self) -> Arc<Leases> {
-        let holder = Holder::current(&self.run, edge::ci_run_url());
-        Arc::new(Leases::new(Arc::clone(&self.store), holder, LEASE))
+        let holder = Holder::current(&edge::variable, &self.run);
+        Arc::new(Leases::new(Arc::clone(&self.store), holder, LEASE, Arc::new(BootClock)))
     }
 
     /// The age identities of whoever runs certplan.
     pub(crate) fn identities() -> Result<Identities, CliError> {
-        Ok(Identities::load(&edge::variable, edge::home().as_deref())?)
+        Ok(Identities::load(&edge::variable, edge::home().as_deref())?.allow_plugins(true))
     }
 
     /// What seals and opens keys; `None` without `encryption:`.
@@ -94,7 +95,7 @@ impl Project {
     }
 
     /// A client per issuer. Opens no connection.
-    pub(crate) fn issuers(&self, parallelism: usize) -> Result<BTreeMap<Name, Arc<AcmeClient>>, CliError> {
+    pub(crate) fn issuers(&self, parallelism: usize, cancel: &CancellationToken) -> Result<BTreeMap<Name, Arc<AcmeClient>>, CliError> {
         let clients = self.desired.issuers.iter().map(|(name, issuer)| {
             let acme = issuer.acme();
             let mut settings = AcmeSettings::new(acme.directory.clone());
@@ -105,6 +106,7 @@ impl Project {
             settings.allow_hosts.clone_from(&acme.allow_hosts);
             settings.max_in_flight = parallelism;
             settings.timeout = CA_TIMEOUT;
+            settings.cancel = cancel.clone();
             settings.user_agent = user_agent();
             let client =
                 AcmeClient::new(settings).map_err(|error| CliError::new(format!("issuer `{name}`: {error}")))?;
@@ -156,7 +158,7 @@ impl Project {
 
 /// Loads the configuration and shows every warning and problem of it.
 pub(crate) fn load(global: &Global, ui: Ui) -> Result<Loaded, CliError> {
-    match config::load(&global.config, &registry::registry()) {
+    match config::load(&global.config, &registry::BUILTIN) {
         Ok(loaded) => {
             if !loaded.warnings.is_empty() {
                 ui.alert(loaded.warnings.render(ui.colors_stderr()).trim_end());

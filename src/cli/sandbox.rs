@@ -81,7 +81,7 @@ pub(crate) async fn run(args: Args, ui: Ui) -> Result<Exit, CliError> {
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}
     }
-    sandbox.shutdown().await;
+    sandbox.shutdown().await?;
     Ok(Exit::Success)
 }
 

@@ -1,5 +1,5 @@
 use crate::config;
-use crate::registry;
+use crate::registry::BUILTIN;
 
 use super::error::CliError;
 use super::exit::Exit;
@@ -12,6 +12,6 @@ use super::ui::Ui;
 pub(crate) struct Args {}
 
 pub(crate) fn run(_args: &Args, ui: Ui) -> Result<Exit, CliError> {
-    ui.data(&config::schema_text(&registry::registry()))?;
+    ui.data(&format!("{:#}\n", config::schema(&BUILTIN)))?;
     Ok(Exit::Success)
 }

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use crate::model::Address;
-use crate::plan::saved;
+use crate::plan::SavedPlan;
 
 use super::args::Global;
 use super::edge;
@@ -75,11 +75,11 @@ fn saved_plan(path: &PathBuf, json: bool, ui: Ui) -> Result<Exit, CliError> {
     let bytes = edge::read_file(path).map_err(|error| {
         error.with_help("give an address such as certificate/NAME, or a file that `certplan plan --out` saved")
     })?;
-    let saved = saved::from_text(&bytes).map_err(|error| CliError::new(format!("`{}`: {error}", path.display())))?;
+    let saved = SavedPlan::from_json(&bytes).map_err(|error| CliError::new(format!("`{}`: {error}", path.display())))?;
     if json {
-        ui.data(&saved::to_json(&saved))?;
+        ui.data(&saved.plan.to_json())?;
     } else {
-        ui.data(&saved::describe(&saved))?;
+        ui.data(&super::render::plan::saved(&saved))?;
     }
     Ok(Exit::Success)
 }

@@ -121,7 +121,9 @@ async fn rename(global: &Global, from: &Address, to: &Address, ui: Ui) -> Result
         return Err(CliError::new(format!("`certificate/{from}` has an open operation"))
             .with_help("`certplan apply` finishes or abandons it"));
     }
-    state.rename_certificate(from, to).await?;
+    let mut stored = stored;
+    stored.content.formerly.push(from.clone());
+    state.rename_certificate(from, to, stored).await?;
     ui.say(&format!("Renamed: certificate/{from} is certificate/{to} now"));
     Ok(Exit::Success)
 }
@@ -137,7 +139,7 @@ async fn unlock(global: &Global, address: &Address, force: bool, ui: Ui) -> Resu
         ui.say(&format!("Nobody holds the lease of {address}."));
         return Ok(Exit::Success);
     };
-    ui.alert(&format!("The lease of {address} is held by {holder}."));
+    ui.alert(&format!("The lease of {address} is held by {}.", holder.holder.as_ref().map_or_else(|| "somebody unknown".to_owned(), ToString::to_string)));
     if !force {
         match ui.ask("Break it? A run that still works there stops at its next write. Only \"yes\" is accepted: ")? {
             Some(answer) if answer == "yes" => {}
@@ -147,7 +149,7 @@ async fn unlock(global: &Global, address: &Address, force: bool, ui: Ui) -> Resu
             }
         }
     }
-    leases.break_lease(&key).await?;
+    leases.break_lease(key.object()).await?;
     ui.say(&format!("The lease of {address} is broken."));
     Ok(Exit::Success)
 }
@@ -155,7 +157,7 @@ async fn unlock(global: &Global, address: &Address, force: bool, ui: Ui) -> Resu
 fn lease_of(project: &Project, name: &Name) -> LeaseKey {
     match project.desired.certificates.get(name) {
         Some(desired) => LeaseKey::for_names(&desired.issuer, &desired.names, desired.profile.as_deref()),
-        None => LeaseKey::for_certificate(name),
+        None => LeaseKey::for_certificate(&project.desired.project, name),
     }
 }
 

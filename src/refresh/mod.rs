@@ -20,6 +20,7 @@ use crate::dns01;
 use crate::dns01::Lookup;
 use crate::dns01::Providers;
 use crate::model::AriRecord;
+use crate::model::Capabilities;
 use crate::model::CertificateRecord;
 use crate::model::ChallengeLocation;
 use crate::model::Deployed;
@@ -27,12 +28,15 @@ use crate::model::Desired;
 use crate::model::DirectoryFacts;
 use crate::model::Endpoint;
 use crate::model::Fact;
+use crate::model::Fingerprint;
 use crate::model::Fqdn;
 use crate::model::Name;
 use crate::model::NameSet;
 use crate::model::Observed;
 use crate::model::Served;
+use crate::model::Slot;
 use crate::probe;
+use crate::probe::ProbeOptions;
 
 /// How many questions are open at once.
 const AT_ONCE: usize = 64;
@@ -63,7 +67,27 @@ impl Refresh<'_> {
             self.records.iter().map(|(name, record)| (*name, *record)).filter(|(name, _)| selected(name)).collect();
         let (deployments, served, ari) =
             futures::join!(self.deployments(&records), self.served(&records), self.renewal_information(&records));
-        Observed { deployments, served, ari, ..Observed::default() }
+        let (slots, capabilities) = self.places();
+        Observed { deployments, served, ari, slots, capabilities, ..Observed::default() }
+    }
+
+    /// Where wanted deployments go, and what their targets can do. Asks nobody.
+    fn places(&self) -> (BTreeMap<(Name, Name), Slot>, BTreeMap<Name, Capabilities>) {
+        let mut slots = BTreeMap::new();
+        for certificate in self.desired.certificates.values() {
+            for deployment in &certificate.deploy {
+                let slot = self
+                    .targets
+                    .get(&deployment.target)
+                    .and_then(|target| target.slot(certificate.name.as_str(), &deployment.parameters).ok());
+                if let Some(slot) = slot {
+                    slots.insert((certificate.name.clone(), deployment.target.clone()), slot);
+                }
+            }
+        }
+        let capabilities =
+            self.targets.iter().map(|(name, target)| (name.clone(), target.capabilities())).collect();
+        (slots, capabilities)
     }
 
     /// Looks at what issuing will need: the directories of these issuers, and where the names' challenges go.
@@ -121,7 +145,7 @@ impl Refresh<'_> {
             .collect();
         let endpoints: BTreeSet<&Endpoint> = wanted.values().flatten().copied().collect();
         let leaves: BTreeMap<&Endpoint, _> = stream::iter(endpoints)
-            .map(|endpoint| async move { (endpoint, probe::served(self.context, endpoint).await) })
+            .map(|endpoint| async move { (endpoint, served(endpoint).await) })
             .buffer_unordered(AT_ONCE)
             .collect()
             .await;
@@ -176,7 +200,7 @@ impl Refresh<'_> {
         &self,
         client: &AcmeClient,
         id: &str,
-        fingerprint: crate::model::Fingerprint,
+        fingerprint: Fingerprint,
         now: Timestamp,
     ) -> Fact<AriRecord> {
         match client.directory().await {
@@ -223,5 +247,13 @@ impl Refresh<'_> {
             Ok(located) => Fact::Present(located.location),
             Err(error) => Fact::Unknown(message_of(&error)),
         }
+    }
+}
+
+/// What an endpoint serves at all of its addresses.
+async fn served(endpoint: &Endpoint) -> Fact<Fingerprint> {
+    match probe::probe(endpoint, ProbeOptions::default()).await.and_then(|probe| probe.leaf()) {
+        Ok(leaf) => Fact::Present(leaf),
+        Err(error) => Fact::Unknown(message_of(&error)),
     }
 }

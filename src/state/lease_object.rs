@@ -57,6 +57,14 @@ impl LeaseKey {
         )
     }
 
+    /// The lease of whoever works on a certificate that is no longer configured, so that its issuer is not known.
+    pub fn for_certificate(project: &Name, certificate: &Name) -> Self {
+        Self::new(
+            &format!("leases/project.{project}/{}.json", digest(certificate.as_str())),
+            format!("certificate/{certificate} of {project}"),
+        )
+    }
+
     /// The lease of whoever creates the account at an issuer.
     pub fn for_account(issuer: &Name) -> Self {
         // Digests are hexadecimal, so none is this word.

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -61,6 +62,22 @@ pub struct Usage {
 type Parsed<T> = (ObjectKey, Result<Result<Stored<T>, Gone>, StateError>);
 
 impl State {
+    /// The identifiers of all open operations on the store, of every project.
+    ///
+    /// # Errors
+    /// When any certificate cannot be read: what it has open would be missing.
+    pub async fn open_operations(&self) -> Result<BTreeSet<String>, StateError> {
+        let Some(lineage) = self.lineage().await? else { return Ok(BTreeSet::new()) };
+        let keys = self.store.list("projects/").await?;
+        let mut open = BTreeSet::new();
+        for (_, parsed) in self.read_all::<CertificateRecord>(&keys, &lineage.into()).await? {
+            if let Ok(stored) = parsed? {
+                open.extend(stored.content.operation.map(|operation| operation.id));
+            }
+        }
+        Ok(open)
+    }
+
     /// Reads everything that a plan needs, many objects at a time.
     ///
     /// # Errors

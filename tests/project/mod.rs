@@ -15,6 +15,7 @@ use std::process::Command;
 use std::process::Stdio;
 
 use certplan::state::generate_identity;
+use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
 /// A folder to run certplan in.
@@ -64,7 +65,7 @@ impl Project {
         let identity = generate_identity();
         let mut project =
             Self { folder, environment: BTreeMap::new(), recipient: identity.recipient };
-        project.write("identity.txt", &identity.text);
+        project.write("identity.txt", identity.text.expose_secret());
         fs::set_permissions(project.path().join("identity.txt"), fs::Permissions::from_mode(0o600)).expect("own file");
         let path = project.path().join("identity.txt").display().to_string();
         project.set("CERTPLAN_AGE_KEY_FILE", &path);

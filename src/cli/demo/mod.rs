@@ -11,6 +11,7 @@ use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
+use secrecy::ExposeSecret;
 use tokio::process::Command;
 
 use crate::sandbox::Faults;
@@ -71,7 +72,7 @@ pub(crate) async fn run(args: Args, ui: Ui) -> Result<Exit, CliError> {
         demo.folder.display(),
         program()?.display()
     ))?;
-    sandbox.shutdown().await;
+    sandbox.shutdown().await?;
     Ok(Exit::Success)
 }
 
@@ -145,8 +146,8 @@ fn write_project(folder: &Path, sandbox: &Sandbox, web: SocketAddr) -> Result<()
             .map_err(|error| CliError::new(format!("cannot write `{}`: {error}", path.display())))
     };
     let identity = generate_identity();
-    let key = sandbox.tsig_key();
-    write("identity.txt", &identity.text, 0o600)?;
+    let key = sandbox.tsig_keys().first().ok_or_else(|| CliError::new("the sandbox has no TSIG key"))?;
+    write("identity.txt", identity.text.expose_secret(), 0o600)?;
     write("tsig-secret", &format!("{}\n", key.secret), 0o600)?;
     write("sandbox-root.pem", &sandbox.ca_bundle_pem(), 0o644)?;
     write(
