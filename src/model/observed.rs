@@ -2,11 +2,13 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use super::Capabilities;
 use super::Deployed;
 use super::Endpoint;
 use super::Fingerprint;
 use super::Fqdn;
 use super::Name;
+use super::Slot;
 use super::record::AriRecord;
 
 /// Something that was looked at. `Unknown` never becomes a removal.
@@ -41,8 +43,13 @@ pub struct Observed {
     pub served: BTreeMap<Name, Vec<Served>>,
     /// The CA's renewal information, by certificate; fresh where it was due, else what state remembers.
     pub ari: BTreeMap<Name, Fact<AriRecord>>,
-    /// Where the challenge of a name has to go, for names of certificates that may be issued.
+    /// Where the challenge of a name has to go, for names of certificates that may be issued, by the name without its
+    /// wildcard.
     pub challenges: BTreeMap<Fqdn, Fact<ChallengeLocation>>,
+    /// Where wanted deployments go, as their targets read the parameters, by certificate and target.
+    pub slots: BTreeMap<(Name, Name), Slot>,
+    /// What the targets can do.
+    pub capabilities: BTreeMap<Name, Capabilities>,
 }
 
 /// What an ACME directory says.
