@@ -1,0 +1,112 @@
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::model::AccountRecord;
+use crate::model::Address;
+use crate::model::CertificateRecord;
+use crate::model::Desired;
+use crate::model::Issuance;
+use crate::model::Name;
+use crate::model::Observed;
+use crate::model::Selection;
+
+use super::cause::Cause;
+
+/// Everything that a plan is made of. The same input gives the same plan, byte for byte.
+#[derive(Debug, Clone, Copy)]
+pub struct PlanInput<'a> {
+    /// What the configuration wants.
+    pub desired: &'a Desired,
+    /// What state remembers.
+    pub prior: &'a Prior,
+    /// What a refresh saw.
+    pub observed: &'a Observed,
+    /// The time to plan for.
+    pub now: Timestamp,
+    /// What the command asks for.
+    pub options: &'a PlanOptions,
+}
+
+/// What state remembers of a project.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Prior {
+    /// The lineage; `None` before anything was written.
+    pub lineage: Option<String>,
+    /// The certificates.
+    pub certificates: BTreeMap<Name, PriorCertificate>,
+    /// The accounts, by issuer.
+    pub accounts: BTreeMap<Name, PriorAccount>,
+    /// What other projects of the store had issued lately: the CA's limits are for all of them.
+    pub foreign_issuances: Vec<Issuance>,
+}
+
+/// A certificate in state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PriorCertificate {
+    /// The content of its object.
+    pub record: CertificateRecord,
+    /// The object's revision.
+    pub revision: u64,
+    /// Whether the identities that apply may use open the key of the current certificate. The configuration
+    /// decides (`keys:`), so that no secret is needed to know.
+    pub key_readable: bool,
+}
+
+/// An account in state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PriorAccount {
+    /// The content of its object.
+    pub record: AccountRecord,
+    /// The object's revision.
+    pub revision: u64,
+}
+
+/// What a command asks of a plan.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlanOptions {
+    /// The addresses to plan.
+    pub selection: Selection,
+    /// The causes to plan; `None` for all.
+    pub only: Option<Only>,
+    /// Certificates to reissue and deployments to redeploy, though nothing asks for it.
+    pub replace: Vec<Address>,
+    /// What may be removed though it still serves. A certificate allows its deployments too.
+    pub allow_remove: Vec<Address>,
+    /// Whether the world was looked at.
+    pub refreshed: bool,
+}
+
+impl Default for PlanOptions {
+    fn default() -> Self {
+        Self {
+            selection: Selection::default(),
+            only: None,
+            replace: Vec::new(),
+            allow_remove: Vec::new(),
+            refreshed: true,
+        }
+    }
+}
+
+/// The part of a plan that is wanted, by cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Only {
+    /// What somebody wrote or asked for: `config` and `request`.
+    Config,
+    /// What is to be repaired: `drift`.
+    Drift,
+    /// What the schedule does without anybody: `time` and `ca`, and finishing what was interrupted.
+    Renewals,
+}
+
+impl Only {
+    /// Whether a change of this cause is wanted; `interrupted` when it finishes what was begun.
+    pub(super) const fn takes(self, cause: Cause, interrupted: bool) -> bool {
+        match self {
+            Self::Config => matches!(cause, Cause::Config | Cause::Request),
+            Self::Drift => matches!(cause, Cause::Drift),
+            Self::Renewals => interrupted || matches!(cause, Cause::Time | Cause::Ca),
+        }
+    }
+}

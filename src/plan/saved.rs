@@ -1,0 +1,241 @@
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::model::Address;
+
+use super::Plan;
+use super::change::Change;
+use super::digest::Digest;
+use super::json::FORMAT_VERSION;
+use super::json::PlanDocument;
+
+const FORMAT: &str = "certplan-plan";
+const VERSION: u32 = 1;
+
+/// The largest file that is read: 300 octets for each of a hundred thousand changes, and more.
+const MAX_SIZE: usize = 64 << 20;
+
+/// A plan that was saved for an apply to come. Nothing in it is ever executed: apply plans again, and the file says
+/// only what was reviewed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SavedPlan {
+    format: String,
+    version: u32,
+    /// When it is too old to be applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<Timestamp>,
+    /// What was reviewed.
+    pub plan: PlanDocument,
+}
+
+impl SavedPlan {
+    /// Saves a plan.
+    pub fn new(plan: &Plan, expires: Option<Timestamp>) -> Self {
+        Self { format: FORMAT.to_owned(), version: VERSION, expires, plan: PlanDocument::from(plan) }
+    }
+
+    /// Reads a file, which anybody may have written.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, SavedPlanError> {
+        if bytes.len() > MAX_SIZE {
+            return Err(SavedPlanError::TooLarge { size: bytes.len() });
+        }
+        /// What is asked before the rest is understood.
+        #[derive(Deserialize)]
+        struct Head {
+            format: String,
+            version: u32,
+        }
+        let head: Head =
+            serde_json::from_slice(bytes).map_err(|source| SavedPlanError::NotAPlan { source })?;
+        if head.format != FORMAT {
+            return Err(SavedPlanError::OtherFormat { format: head.format });
+        }
+        if head.version != VERSION {
+            return Err(SavedPlanError::OtherVersion { version: head.version.to_string() });
+        }
+        let saved: Self =
+            serde_json::from_slice(bytes).map_err(|source| SavedPlanError::NotAPlan { source })?;
+        let major = |version: &str| version.split('.').next().map(str::to_owned);
+        if major(&saved.plan.format_version) != major(FORMAT_VERSION) {
+            return Err(SavedPlanError::OtherVersion { version: saved.plan.format_version });
+        }
+        let mut seen = BTreeSet::new();
+        for change in &saved.plan.resource_changes {
+            if !seen.insert(&change.address) {
+                return Err(SavedPlanError::Twice { address: change.address.clone() });
+            }
+        }
+        Ok(saved)
+    }
+
+    /// The file's content.
+    pub fn to_json(&self) -> String {
+        // Every field is a string, a number or a JSON value: it always serialises.
+        let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
+        text.push('\n');
+        text
+    }
+
+    /// Whether it is too old.
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+
+    /// The digests of what was reviewed, by address.
+    fn reviewed(&self) -> BTreeMap<&Address, &Digest> {
+        self.plan.resource_changes.iter().map(|change| (&change.address, &change.digest)).collect()
+    }
+
+    /// Keeps of a fresh plan what was reviewed and is still the same.
+    ///
+    /// A certificate with one stale address is left out as a whole: its steps belong together.
+    pub fn restrict(&self, fresh: &mut Plan) {
+        let stale: BTreeSet<Address> = verify(self, fresh).into_iter().map(|stale| stale.address).collect();
+        let certificates: BTreeSet<_> = stale.iter().filter_map(Address::certificate).cloned().collect();
+        let issuers: BTreeSet<_> = stale
+            .iter()
+            .filter_map(|address| match address {
+                Address::Account(issuer) => Some(issuer.clone()),
+                Address::Certificate(_) | Address::Deployment(..) => None,
+            })
+            .collect();
+        let reviewed: BTreeSet<Address> = self.reviewed().into_keys().cloned().collect();
+        let of_certificate =
+            |change: &Change| change.address.certificate().is_some_and(|name| certificates.contains(name));
+        let of_issuer = |change: &Change| change.issuer().is_some_and(|issuer| issuers.contains(issuer));
+        fresh.retain(|change| {
+            reviewed.contains(&change.address) && !of_certificate(change) && !of_issuer(change)
+        });
+    }
+}
+
+/// Why a file cannot be applied.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SavedPlanError {
+    /// It does not parse.
+    #[error("not a saved plan")]
+    NotAPlan {
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// It is something else.
+    #[error("not a saved plan: its format is `{}`, not `certplan-plan`", format.escape_debug())]
+    OtherFormat {
+        /// What it says it is.
+        format: String,
+    },
+    /// Another version of certplan wrote it.
+    #[error("the saved plan has the version {}, and this certplan reads version 1", version.escape_debug())]
+    OtherVersion {
+        /// Its version.
+        version: String,
+    },
+    /// It is larger than any plan.
+    #[error("a saved plan of {size} octets is too large")]
+    TooLarge {
+        /// Its size in octets.
+        size: usize,
+    },
+    /// It has two changes for one address.
+    #[error("the saved plan names `{address}` twice")]
+    Twice {
+        /// The address.
+        address: Address,
+    },
+}
+
+/// Something that was reviewed and is no longer so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Staleness {
+    /// The address.
+    pub address: Address,
+    /// What happened.
+    pub cause: StalenessCause,
+}
+
+/// What happened to a change after it was reviewed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StalenessCause {
+    /// Something else would be done now.
+    Changed {
+        /// The reason that was reviewed.
+        reviewed: String,
+        /// The reason now.
+        now: String,
+    },
+    /// Nothing is left to do: somebody else did it, or it is no longer wanted.
+    Gone,
+    /// The same would be done, to state that somebody changed.
+    Moved {
+        /// The revision that was reviewed.
+        reviewed: u64,
+        /// The revision now.
+        now: u64,
+    },
+    /// It was reviewed for the state of another project or lineage.
+    OtherState,
+    /// Its certificate does something beside it that was not reviewed.
+    Unreviewed,
+}
+
+impl std::fmt::Display for StalenessCause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Changed { reviewed, now } if reviewed == now => {
+                write!(f, "`{}` was reviewed, and would do something else now", reviewed.escape_debug())
+            }
+            Self::Changed { reviewed, now } => {
+                write!(f, "`{}` was reviewed, and it is `{now}` now", reviewed.escape_debug())
+            }
+            Self::Gone => f.write_str("nothing is left to do: it was done, or is no longer wanted"),
+            Self::Moved { reviewed, now } => {
+                write!(f, "its state changed after the review, from revision {reviewed} to {now}")
+            }
+            Self::OtherState => f.write_str("it was reviewed for the state of another project or lineage"),
+            Self::Unreviewed => f.write_str("it was not reviewed, and belongs to a certificate that was"),
+        }
+    }
+}
+
+/// Compares what was reviewed with what would be done now.
+///
+/// What is new and belongs to no reviewed certificate is not stale, only not reviewed: [`SavedPlan::restrict`] leaves it
+/// out.
+pub fn verify(saved: &SavedPlan, fresh: &Plan) -> Vec<Staleness> {
+    let now: BTreeMap<&Address, &Change> =
+        fresh.changes.iter().map(|change| (&change.address, change)).collect();
+    let same_state = saved.plan.project == fresh.project.as_str() && saved.plan.lineage == fresh.lineage;
+    let mut stale = Vec::new();
+    for reviewed in &saved.plan.resource_changes {
+        let cause = match now.get(&reviewed.address) {
+            _ if !same_state => StalenessCause::OtherState,
+            None => StalenessCause::Gone,
+            Some(change) if change.digest() == reviewed.digest => continue,
+            Some(change) if change.base_revision != reviewed.base_revision => {
+                StalenessCause::Moved { reviewed: reviewed.base_revision, now: change.base_revision }
+            }
+            Some(change) => StalenessCause::Changed {
+                reviewed: reviewed.action_reason.clone(),
+                now: change.reason.as_str().to_owned(),
+            },
+        };
+        stale.push(Staleness { address: reviewed.address.clone(), cause });
+    }
+    let reviewed = saved.reviewed();
+    let certificates: BTreeSet<_> = reviewed.keys().filter_map(|address| address.certificate()).collect();
+    for change in &fresh.changes {
+        let beside = change.address.certificate().is_some_and(|name| certificates.contains(name));
+        if same_state && beside && !reviewed.contains_key(&change.address) {
+            stale.push(Staleness { address: change.address.clone(), cause: StalenessCause::Unreviewed });
+        }
+    }
+    stale.sort_by(|a, b| a.address.cmp(&b.address));
+    stale
+}

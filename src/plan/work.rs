@@ -1,0 +1,105 @@
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+use crate::model::Address;
+use crate::model::Name;
+
+use super::Plan;
+use super::cause::Cause;
+use super::cause::Reason;
+use super::step::DeployStep;
+use super::step::IssueStep;
+use super::step::RemoveStep;
+use super::step::ResumeStep;
+use super::step::Step;
+
+/// What apply does for one certificate, in the order of the fields.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CertificateWork {
+    /// The certificate.
+    pub name: Name,
+    /// The cause of the weightiest change.
+    pub cause: Cause,
+    /// The reason of the weightiest change.
+    pub reason: Reason,
+    /// The revision of the state object that it was planned on (under the old name, when it is renamed); 0 when there is none.
+    pub base_revision: u64,
+    /// The issuer whose account has to be created first.
+    pub account: Option<Name>,
+    /// The name before, when the state object moves.
+    pub rename: Option<Name>,
+    /// The interrupted operation to finish or to clean up.
+    pub resume: Option<ResumeStep>,
+    /// What to order, after `resume`.
+    pub issue: Option<IssueStep>,
+    /// Where to deploy the certificate that is current then.
+    pub deploy: Vec<DeployStep>,
+    /// What to take out of targets, once everything is deployed.
+    pub remove: Vec<RemoveStep>,
+    /// The deployments to forget.
+    pub forget: Vec<Name>,
+    /// Whether the state object goes to the archive at last.
+    pub archive: bool,
+}
+
+impl Plan {
+    /// What there is to do, by certificate, from the steps of the changes.
+    pub fn work(&self) -> BTreeMap<Name, CertificateWork> {
+        let mut work: BTreeMap<Name, CertificateWork> = BTreeMap::new();
+        for change in &self.changes {
+            let Some(name) = change.address.certificate() else { continue };
+            let entry = work.entry(name.clone()).or_insert_with(|| CertificateWork {
+                name: name.clone(),
+                cause: change.cause,
+                reason: change.reason,
+                base_revision: change.base_revision,
+                account: None,
+                rename: None,
+                resume: None,
+                issue: None,
+                deploy: Vec::new(),
+                remove: Vec::new(),
+                forget: Vec::new(),
+                archive: false,
+            });
+            for step in &change.steps {
+                entry.take(step);
+            }
+        }
+        let accounts = self.accounts();
+        for entry in work.values_mut() {
+            entry.account = entry
+                .issue
+                .as_ref()
+                .map(|issue| issue.issuer.clone())
+                .filter(|issuer| accounts.contains(issuer));
+        }
+        work
+    }
+
+    /// The issuers whose accounts are to be created, or whose creation is to be finished.
+    pub fn accounts(&self) -> BTreeSet<Name> {
+        self.changes
+            .iter()
+            .filter_map(|change| match &change.address {
+                Address::Account(issuer) => Some(issuer.clone()),
+                Address::Certificate(_) | Address::Deployment(..) => None,
+            })
+            .collect()
+    }
+}
+
+impl CertificateWork {
+    fn take(&mut self, step: &Step) {
+        match step {
+            Step::Archive => self.archive = true,
+            Step::CreateAccount { .. } => {}
+            Step::Deploy(deploy) => self.deploy.push(deploy.clone()),
+            Step::ForgetDeployment { target } => self.forget.push(target.clone()),
+            Step::Issue(issue) => self.issue = Some(issue.clone()),
+            Step::RemoveDeployment(remove) => self.remove.push(remove.clone()),
+            Step::Rename { from } => self.rename = Some(from.clone()),
+            Step::Resume(resume) => self.resume = Some(resume.clone()),
+        }
+    }
+}
