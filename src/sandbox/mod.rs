@@ -126,6 +126,7 @@ impl Sandbox {
 
         let kept_zones: Vec<KeptZone> = read(folder.as_ref(), ZONES)?.unwrap_or_default();
         let dns = Arc::new(Dns::new(
+            options.address,
             &options.zones,
             kept_zones,
             &tsig_keys,

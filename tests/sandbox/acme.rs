@@ -126,7 +126,7 @@ async fn a_nonce_is_good_once_and_every_answer_brings_a_fresh_one() {
     let post = async |nonce: &str| {
         client
             .post_spoiled("newOrder", order(&["a.example.test"]), |parts| {
-                parts.header["nonce"] = json!(nonce)
+                parts.header["nonce"] = json!(nonce);
             })
             .await
     };
@@ -474,7 +474,9 @@ async fn http_01_is_validated_at_its_port() {
 
 #[tokio::test]
 async fn tls_alpn_01_is_validated_by_its_certificate() {
-    for right in [true, false] {
+    for (right, version) in
+        [(true, &rustls::version::TLS13), (false, &rustls::version::TLS13), (true, &rustls::version::TLS12)]
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let sandbox = sandbox(|options| {
@@ -493,14 +495,16 @@ async fn tls_alpn_01_is_validated_by_its_certificate() {
         params.custom_extensions.push(rcgen::CustomExtension::new_acme_identifier(digest.as_bytes()));
         let key = rcgen::KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
-        let mut config = rustls::ServerConfig::builder_with_provider(std::sync::Arc::new(
-            rustls::crypto::aws_lc_rs::default_provider(),
-        ))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key.serialize_der().try_into().unwrap())
-        .unwrap();
+        let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let private =
+            provider.key_provider.load_private_key(key.serialize_der().try_into().unwrap()).unwrap();
+        // Not `with_single_cert`, which refuses the critical extension.
+        let certified = rustls::sign::CertifiedKey::new(vec![certificate.der().clone()], private);
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(std::sync::Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
         config.alpn_protocols = vec![b"acme-tls/1".to_vec()];
         let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
         tokio::spawn(async move {

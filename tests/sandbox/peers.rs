@@ -53,6 +53,7 @@ async fn lego_gets_and_renews_a_certificate_for_an_apex_and_its_wildcard() {
             .env("RFC2136_TSIG_SECRET", &key.secret)
             .env("RFC2136_TSIG_ALGORITHM", format!("{}.", key.algorithm))
             .env("RFC2136_POLLING_INTERVAL", "1")
+            .env("RFC2136_SEQUENCE_INTERVAL", "1")
             .env("RFC2136_PROPAGATION_TIMEOUT", "10")
             .args(["--path".as_ref(), folder.path().as_os_str()])
             .args(["--server", &sandbox.directory_url(), "--email", "ops@example.com", "--accept-tos"])

@@ -158,9 +158,7 @@ impl Ca {
 /// 128 random bits in base64url: what nonces and tokens are.
 fn random_text() -> String {
     let mut octets = [0; 16];
-    // Without randomness the text is still unique in no way; the library aborts before that.
-    if rand::fill(&mut octets).is_err() {
-        tracing::error!("there is no randomness");
-    }
+    // The library ends the process by itself when the system has no randomness.
+    rand::fill(&mut octets).expect("the system has randomness");
     URL_SAFE_NO_PAD.encode(octets)
 }

@@ -106,7 +106,7 @@ impl Ca {
 
     /// A valid authorization that is used again, or a new one.
     fn authorization_for(&self, store: &mut Store, account: u64, name: &CertName, now: Timestamp) -> u64 {
-        if let Some(id) = store.valid_authorization(account, name, now)
+        if let Some(id) = store.valid_authorization(account, name, self.reuse_until(now))
             && self.faults.roll("authorization/reuse", self.options.authorization_reuse_percent)
         {
             return id;
@@ -124,6 +124,12 @@ impl Ca {
             is_deactivated: false,
             challenges,
         })
+    }
+
+    /// When an authorization has to be valid still to be used again: one in the last tenth of its life would take the
+    /// order with it.
+    fn reuse_until(&self, now: Timestamp) -> Timestamp {
+        saturating_add(now, self.options.authorization_lifetime / 10)
     }
 
     pub(super) fn order(&self, id: u64, signed: &Signed) -> Result<Reply, Problem> {

@@ -121,7 +121,9 @@ impl Sockets {
 }
 
 impl Dns {
+    #[expect(clippy::too_many_arguments, reason = "called once, by the sandbox's own start")]
     pub(super) fn new(
+        address: IpAddr,
         zones: &[ZoneOptions],
         kept: Vec<KeptZone>,
         keys: &[TsigKey],
@@ -139,7 +141,7 @@ impl Dns {
                 records.extend(kept.records.iter().cloned());
                 serial = kept.serial;
             }
-            loaded.push(Zone::new(&zone.origin, &records, serial)?);
+            loaded.push(Zone::new(&zone.origin, address, &records, serial)?);
         }
         Ok(Self { zones: RwLock::new(loaded), keys: Keys::new(keys)?, clock, faults, ledger, changed })
     }
@@ -162,8 +164,11 @@ impl Dns {
     async fn serve_udp(self: Arc<Self>, socket: Arc<UdpSocket>) {
         let mut buffer = vec![0; usize::from(u16::MAX)];
         loop {
-            // An error here is about an earlier answer that nobody took.
-            let Ok((length, peer)) = socket.recv_from(&mut buffer).await else { continue };
+            let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
+                // About an earlier answer that nobody took, as a rule; never a reason to spin.
+                sleep(Duration::from_millis(1)).await;
+                continue;
+            };
             let Some(answer) = self.respond(&buffer[..length], Transport::Udp) else { continue };
             let delay = self.faults.read(|faults| faults.dns.delay);
             if delay.is_zero() {
@@ -220,10 +225,7 @@ impl Dns {
 
     /// Answers one message, or not at all.
     fn respond(&self, octets: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        let request = match Message::from_vec(octets) {
-            Ok(request) => request,
-            Err(_) => return malformed(octets),
-        };
+        let Ok(request) = Message::from_vec(octets) else { return malformed(octets) };
         if request.metadata.message_type != MessageType::Query {
             return None;
         }
@@ -527,5 +529,86 @@ fn rcode_name(code: ResponseCode) -> String {
         ResponseCode::NotAuth => "NOTAUTH".to_owned(),
         ResponseCode::NotZone => "NOTZONE".to_owned(),
         other => format!("RCODE{}", u16::from(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::Faults;
+    use super::super::TsigAlgorithm;
+    use super::*;
+
+    fn dns() -> Dns {
+        let clock = Clock::default();
+        let key = TsigKey {
+            name: "key".parse().unwrap(),
+            algorithm: TsigAlgorithm::default(),
+            secret: "AAAAAAAAAAAAAAAAAAAAAA==".to_owned(),
+        };
+        Dns::new(
+            [127, 0, 0, 1].into(),
+            &[ZoneOptions::new("example.test".parse().unwrap())],
+            Vec::new(),
+            &[key],
+            clock.clone(),
+            Arc::new(FaultState::new(0, Faults::default())),
+            Ledger::new(clock, None).unwrap(),
+            Box::new(|| {}),
+        )
+        .unwrap()
+    }
+
+    /// An update of the zone whose TSIG record says what it likes.
+    fn signed_update(time: u64, fudge: u16, mac: &[u8]) -> Vec<u8> {
+        use hickory_proto::rr::rdata::TSIG;
+        use hickory_proto::rr::rdata::tsig as wire;
+
+        let mut message = Message::new(7, MessageType::Query, OpCode::Update);
+        let mut query = hickory_proto::op::Query::query(wire_name("example.test").unwrap(), RecordType::SOA);
+        query.set_query_class(DNSClass::IN);
+        message.add_query(query);
+        let algorithm = wire::TsigAlgorithm::HmacSha256;
+        let signature = TSIG::new(algorithm, time, fudge, mac.to_vec(), 7, None, Vec::new());
+        message.set_signature(Box::new(wire::make_tsig_record(wire_name("key").unwrap(), signature)));
+        message.to_vec().unwrap()
+    }
+
+    #[test]
+    fn a_code_of_the_wrong_length_is_told_from_a_wrong_one() {
+        let dns = dns();
+        let answer = |mac: &[u8]| {
+            let octets = dns.respond(&signed_update(0, 300, mac), Transport::Tcp).unwrap();
+            let message = Message::from_vec(&octets).unwrap();
+            let error = message.signature().and_then(|record| record.data.error.clone()).map(u16::from);
+            (message.metadata.response_code, error)
+        };
+        assert_eq!(answer(&[1; 32]), (ResponseCode::NotAuth, Some(16)), "BADSIG");
+        assert_eq!(answer(&[1; 16]), (ResponseCode::NotAuth, Some(22)), "BADTRUNC");
+        assert_eq!(answer(&[1; 15]), (ResponseCode::FormErr, None));
+        assert_eq!(answer(&[1; 33]), (ResponseCode::FormErr, None));
+        assert_eq!(answer(&[]), (ResponseCode::FormErr, None));
+    }
+
+    proptest! {
+        #[test]
+        fn no_message_makes_it_panic(octets in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = dns().respond(&octets, Transport::Udp);
+        }
+
+        #[test]
+        fn no_spoiled_update_makes_it_panic(
+            time in 0u64..(1 << 48),
+            fudge: u16,
+            mac in proptest::collection::vec(any::<u8>(), 0..70),
+            place: prop::sample::Index,
+            octet: u8,
+        ) {
+            let mut octets = signed_update(time, fudge, &mac);
+            let index = place.index(octets.len());
+            octets[index] = octet;
+            let _ = dns().respond(&octets, Transport::Tcp);
+        }
     }
 }

@@ -232,7 +232,7 @@ mod tests {
             ZoneRecord::new("alias.example.test", RecordValue::Cname(Fqdn::new("a.test").unwrap())),
             ZoneRecord::new("t.example.test", RecordValue::Txt("foreign".to_owned())),
         ];
-        Zone::new(&Fqdn::new("example.test").unwrap(), &records, 7).unwrap()
+        Zone::new(&Fqdn::new("example.test").unwrap(), [127, 0, 0, 1].into(), &records, 7).unwrap()
     }
 
     fn record(name: &str, class: DNSClass, ttl: u32, data: RData) -> Record {

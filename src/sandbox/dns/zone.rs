@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Instant;
 
 use hickory_proto::rr::LowerName;
@@ -77,8 +78,13 @@ pub(super) enum Lookup {
 }
 
 impl Zone {
-    /// A zone with SOA, one name server at loopback, and records.
-    pub(super) fn new(origin: &Fqdn, records: &[ZoneRecord], serial: u32) -> Result<Self, SandboxError> {
+    /// A zone with SOA, one name server at the address, and records.
+    pub(super) fn new(
+        origin: &Fqdn,
+        address: IpAddr,
+        records: &[ZoneRecord],
+        serial: u32,
+    ) -> Result<Self, SandboxError> {
         let apex = wire_name(origin.as_str())?;
         let server = wire_name(&format!("ns.{origin}"))?;
         let soa = SOA::new(
@@ -94,7 +100,11 @@ impl Zone {
         let mut zone = Self { origin: LowerName::new(&apex), soa, names: BTreeMap::new() };
         let now = Instant::now();
         zone.add(&apex, SOA_TTL, RData::NS(NS(server.clone())), now);
-        zone.add(&server, SOA_TTL, RData::A(A::new(127, 0, 0, 1)), now);
+        let address = match address {
+            IpAddr::V4(address) => RData::A(A(address)),
+            IpAddr::V6(address) => RData::AAAA(AAAA(address)),
+        };
+        zone.add(&server, SOA_TTL, address, now);
         for record in records {
             let name = wire_name(&record.name)?;
             if !zone.contains(&name) {
@@ -384,7 +394,7 @@ mod tests {
     use super::*;
 
     fn zone(records: &[ZoneRecord]) -> Zone {
-        Zone::new(&Fqdn::new("example.test").unwrap(), records, 1).unwrap()
+        Zone::new(&Fqdn::new("example.test").unwrap(), [127, 0, 0, 1].into(), records, 1).unwrap()
     }
 
     fn name(text: &str) -> Name {
