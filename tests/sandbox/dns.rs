@@ -4,9 +4,13 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use certplan::model::sha256;
 use certplan::sandbox::DnsUpdate;
 use certplan::sandbox::Event;
 use certplan::sandbox::Faults;
@@ -16,8 +20,11 @@ use certplan::sandbox::TsigAlgorithm;
 use certplan::sandbox::TsigKey;
 use certplan::sandbox::ZoneRecord;
 use certplan_test_support::peer;
+use serde_json::json;
 
+use crate::client::Client;
 use crate::client::StillClock;
+use crate::client::challenge;
 use crate::client::sandbox;
 
 const ALGORITHMS: [TsigAlgorithm; 3] =
@@ -240,4 +247,45 @@ async fn an_update_whose_answer_is_lost_was_carried_out() {
     assert!(entries[0].dropped);
     assert_eq!(entries[0].added.len(), 1);
     assert!(sandbox.records().iter().any(|record| record.name == "t.example.test"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_seen_after_the_lag_and_not_before() {
+    let (Some(dig_program), Some(nsupdate)) = (peer("dig"), peer("nsupdate")) else { return };
+    let sandbox = with_keys().await;
+    let arguments = key_argument(&key(TsigAlgorithm::HmacSha256));
+    let lag = |seconds| {
+        let mut faults = Faults::default();
+        faults.dns.lag = Duration::from_secs(seconds);
+        faults
+    };
+    sandbox.set_faults(lag(3_600));
+    let (good, text) =
+        run(&nsupdate, &arguments, &script(&sandbox, "update add late.example.test. 60 TXT \"ours\"")).await;
+    assert!(good, "{text}");
+    assert!(sandbox.records().iter().any(|record| record.name == "late.example.test"));
+    let unseen = dig(&dig_program, &sandbox, "late.example.test TXT").await;
+    assert!(unseen.contains("status: NXDOMAIN"), "{unseen}");
+    // Validation asks as everyone does.
+    let client = Client::registered(&sandbox).await;
+    let order = client.order(&["a.example.test"]).await;
+    let url = order.json()["authorizations"][0].as_str().unwrap().to_owned();
+    let authorization = client.get(&url).await.json();
+    let challenge = challenge(&authorization, "dns-01");
+    let digest = sha256(client.key_authorization(challenge["token"].as_str().unwrap()).as_bytes());
+    let value = URL_SAFE_NO_PAD.encode(digest.as_bytes());
+    let add = format!("update add _acme-challenge.a.example.test. 60 TXT \"{value}\"");
+    assert!(run(&nsupdate, &arguments, &script(&sandbox, &add)).await.0);
+    client.post(challenge["url"].as_str().unwrap(), json!({})).await.expect(200);
+    let end = client.poll(&url, |authorization| authorization["status"] != "pending").await;
+    assert_eq!(end["status"], "invalid");
+
+    sandbox.set_faults(lag(1));
+    let start = Instant::now();
+    let add = script(&sandbox, "update add soon.example.test. 60 TXT \"ours\"");
+    assert!(run(&nsupdate, &arguments, &add).await.0);
+    while dig(&dig_program, &sandbox, "+short soon.example.test TXT").await != "\"ours\"\n" {
+        assert!(start.elapsed() < Duration::from_secs(20), "not seen in 20 s");
+    }
+    assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
 }

@@ -94,20 +94,6 @@ async fn a_slow_order_is_processing_for_a_while() {
 }
 
 #[tokio::test]
-async fn values_are_validated_only_after_they_have_propagated() {
-    let sandbox = sandbox(|options| options.faults.dns.lag = Duration::from_secs(3_600)).await;
-    let client = Client::registered(&sandbox).await;
-    // By hand a record is seen at once; this one came through an update that nobody sees yet.
-    let order = client.order(NAMES).await;
-    let url = order.json()["authorizations"][0].as_str().unwrap().to_owned();
-    let authorization = client.get(&url).await.json();
-    let challenge = crate::client::challenge(&authorization, "dns-01");
-    client.post(challenge["url"].as_str().unwrap(), json!({})).await.expect(200);
-    let end = client.poll(&url, |authorization| authorization["status"] != "pending").await;
-    assert_eq!(end["status"], "invalid");
-}
-
-#[tokio::test]
 async fn the_management_endpoint_shows_the_ledger_and_changes_faults() {
     let sandbox = sandbox(|_| {}).await;
     Client::registered(&sandbox).await;

@@ -581,7 +581,7 @@ mod tests {
         let answer = |mac: &[u8]| {
             let octets = dns.respond(&signed_update(0, 300, mac), Transport::Tcp).unwrap();
             let message = Message::from_vec(&octets).unwrap();
-            let error = message.signature().and_then(|record| record.data.error.clone()).map(u16::from);
+            let error = message.signature().and_then(|record| record.data.error).map(u16::from);
             (message.metadata.response_code, error)
         };
         assert_eq!(answer(&[1; 32]), (ResponseCode::NotAuth, Some(16)), "BADSIG");
