@@ -71,7 +71,7 @@ async fn answer(
     }
     let url = transport.origin.url(&parts.uri.to_string())?;
     if parts.method == Method::GET && url == transport.directory {
-        return respond(http::Response::builder(), transport.resources().await?.body.clone());
+        return respond(http::Response::builder(), transport.resources().await?.for_library.clone());
     }
     let body = match body.collect().await {
         Ok(body) => body.to_bytes(),

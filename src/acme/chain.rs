@@ -135,7 +135,7 @@ fn signs(issuer: &X509Certificate<'_>, certificate: &X509Certificate<'_>) -> boo
 
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, ChainError> {
     match X509Certificate::from_der(der) {
-        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
+        Ok(([], certificate)) => Ok(certificate),
         _ => Err(ChainError::Certificate(CertificateError::Malformed {
             reason: "a certificate of the chain does not parse".to_owned(),
         })),

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use certplan_http::Response;
 use certplan_http::printable;
 use serde_json::Value;
+use serde_json::json;
 use url::Url;
 
 use super::error::AcmeError;
@@ -32,8 +33,8 @@ pub(super) struct Resources {
     pub(super) new_nonce: Url,
     pub(super) new_account: Url,
     pub(super) renewal_info: Option<Url>,
-    /// The document itself, for the library that wants to fetch it again.
-    pub(super) body: Bytes,
+    /// What the library gets when it asks for the directory: the URLs only, for it is strict about everything else.
+    pub(super) for_library: Bytes,
 }
 
 impl Resources {
@@ -50,9 +51,15 @@ impl Resources {
             optional(key)?
                 .ok_or_else(|| malformed(format!("it is not an ACME directory: there is no `{key}`")))
         };
-        // The library reads this one for itself, and says less when it is not there.
-        required("newOrder")?;
+        let (new_nonce, new_account, new_order) =
+            (required("newNonce")?, required("newAccount")?, required("newOrder")?);
         let renewal_info = optional("renewalInfo")?;
+        let for_library = json!({
+            "newNonce": new_nonce,
+            "newAccount": new_account,
+            "newOrder": new_order,
+            "renewalInfo": renewal_info,
+        });
         let meta = value.get("meta").unwrap_or(&Value::Null);
         let text = |value: &Value| value.as_str().map(|text| printable(text, 500));
         Ok(Self {
@@ -76,10 +83,10 @@ impl Resources {
                     .map(|identities| identities.iter().filter_map(text).collect())
                     .unwrap_or_default(),
             },
-            new_nonce: required("newNonce")?,
-            new_account: required("newAccount")?,
+            new_nonce,
+            new_account,
             renewal_info,
-            body: response.body.clone(),
+            for_library: Bytes::from(for_library.to_string()),
         })
     }
 }

@@ -7,12 +7,12 @@
 //!
 //! # Who does what
 //!
-//! instant-acme signs and sends newOrder, the reading of orders, and finalize. It runs over [`adapter`], our own HTTP
+//! instant-acme signs and sends newOrder, the reading of orders, and finalize. It runs over `adapter`, our own HTTP
 //! client behind its trait, which keeps what the library drops: `Location` of an order whose body does not parse or does
 //! not echo `replaces`, `Retry-After` of 429 and 503, and what a proxy's HTML says. So the library's result is only ever
 //! half of the answer; the other half is read from the response that the adapter observed.
 //!
-//! [`jws`] signs what the library cannot do, or not by URL alone:
+//! `jws` signs what the library cannot do, or not by URL alone:
 //!
 //! | request | why not by the library |
 //! |---|---|
@@ -24,7 +24,7 @@
 //! | renewal information | it needs an account, and an answer without `Retry-After` hides what the server says |
 //!
 //! Its polling is not used at all: `poll_ready` never ends for an order that is valid already. Both ways share
-//! [`transport`]: nonces from every answer, the limit of requests in flight, what is repeated, and the rule that no
+//! `transport`: nonces from every answer, the limit of requests in flight, what is repeated, and the rule that no
 //! request leaves the CA's origin.
 
 mod account_key;

@@ -68,7 +68,10 @@ async fn a_third_of_the_nonces_may_be_refused() {
                 }),
             );
         assert_eq!(issued.await.len(), 20);
-        assert!(pebble.log().contains("JWS has an invalid anti-replay nonce"), "no nonce was refused");
+        // Each of these takes one request a certificate when nothing is refused.
+        let log = pebble.log();
+        let sent = log.matches("POST /order-plz").count() + log.matches("POST /finalize-order").count();
+        assert!(sent > 40, "no nonce was refused: {sent} requests");
     }
 }
 

@@ -149,7 +149,7 @@ impl HttpClient {
             if context.remaining().is_some_and(|remaining| pause >= remaining) {
                 return result;
             }
-            tracing::debug!(target = %request.target(), attempt, ?pause, "repeating a request");
+            tracing::debug!(request = %request.target(), attempt, ?pause, "repeating a request");
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = context.cancel.cancelled() => return result,
@@ -164,7 +164,7 @@ impl HttpClient {
         let result = self.exchange(request, bound).await;
         match &result {
             Ok(response) => tracing::debug!(
-                target = %response.target,
+                request = %response.target,
                 status = response.status.as_u16(),
                 bytes = response.body.len(),
                 elapsed = ?started.elapsed(),
