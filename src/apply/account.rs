@@ -26,7 +26,8 @@ use super::event::Step;
 impl Apply {
     /// Returns a session of the issuer's account, which is created when there is none. Once per run and issuer.
     pub(super) async fn session(&self, issuer: &Name) -> Result<Session, ApplyError> {
-        let slot = self.sessions.get(issuer).ok_or_else(|| ApplyError::UnknownIssuer { issuer: issuer.clone() })?;
+        let slot =
+            self.sessions.get(issuer).ok_or_else(|| ApplyError::UnknownIssuer { issuer: issuer.clone() })?;
         let session = slot.get_or_try_init(|| self.open_session(issuer)).await?;
         Ok(session.clone())
     }
@@ -65,7 +66,8 @@ impl Apply {
         }
         // What an interrupted run or another client has created is found, not created again.
         let resumed = stored.content.operation.as_ref().is_some_and(|operation| operation.sent);
-        let found = if resumed || acme.account_key.is_some() { client.find_account(&key).await? } else { None };
+        let found =
+            if resumed || acme.account_key.is_some() { client.find_account(&key).await? } else { None };
         let url = match found {
             Some(url) => url,
             None => {
@@ -124,7 +126,11 @@ impl Apply {
             Some(mut stored) => {
                 let mut old = std::mem::replace(&mut stored.content, record);
                 stored.content.retired.append(&mut old.retired);
-                let again = stored.content.retired.iter().position(|retired| retired.directory == acme.directory.as_str());
+                let again = stored
+                    .content
+                    .retired
+                    .iter()
+                    .position(|retired| retired.directory == acme.directory.as_str());
                 if let Some(position) = again {
                     let mut known = stored.content.retired.swap_remove(position);
                     known.retired = std::mem::take(&mut stored.content.retired);

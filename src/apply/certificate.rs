@@ -99,7 +99,8 @@ impl Apply {
                     if journal.operation()?.stage < Stage::Finalizing {
                         let issue = IssueStep::from_operation(journal.operation()?, desired);
                         self.abandon(journal).await?;
-                        self.open_operation(&issue, "config", "resume_interrupted_operation", journal).await?;
+                        self.open_operation(&issue, "config", "resume_interrupted_operation", journal)
+                            .await?;
                     } else {
                         return Err(ApplyError::KeySealed { certificate: desired.name.clone() });
                     }
@@ -112,7 +113,12 @@ impl Apply {
     }
 
     /// Persists the intent: names, issuer, the signing request and the new key, before anything leaves this machine.
-    async fn begin(&self, issue: &IssueStep, work: &CertificateWork, journal: &mut Journal) -> Result<(), ApplyError> {
+    async fn begin(
+        &self,
+        issue: &IssueStep,
+        work: &CertificateWork,
+        journal: &mut Journal,
+    ) -> Result<(), ApplyError> {
         if journal.record().operation.is_some() {
             // A certificate that was issued but never deployed everywhere is due again: what it left is cleaned up first.
             self.abandon(journal).await?;
@@ -186,7 +192,10 @@ impl Apply {
             Err(cleanup) => {
                 self.reporter.report(Event::Warning {
                     address: address.clone(),
-                    message: format!("TXT records are left, and the next run removes them: {}", message_of(&cleanup)),
+                    message: format!(
+                        "TXT records are left, and the next run removes them: {}",
+                        message_of(&cleanup)
+                    ),
                 });
                 false
             }
@@ -202,7 +211,10 @@ impl Apply {
         match journal.persist(Revise::Bump).await {
             Ok(()) => Err(error),
             Err(unsaved) => {
-                self.reporter.report(Event::Warning { address, message: format!("the failure could not be recorded: {unsaved}") });
+                self.reporter.report(Event::Warning {
+                    address,
+                    message: format!("the failure could not be recorded: {unsaved}"),
+                });
                 Err(error)
             }
         }
@@ -213,7 +225,9 @@ impl Apply {
         match &work.issue {
             Some(issue) => LeaseKey::for_names(&issue.issuer, &issue.names, issue.profile.as_deref()),
             None => match self.desired.certificates.get(&work.name) {
-                Some(desired) => LeaseKey::for_names(&desired.issuer, &desired.names, desired.profile.as_deref()),
+                Some(desired) => {
+                    LeaseKey::for_names(&desired.issuer, &desired.names, desired.profile.as_deref())
+                }
                 None => LeaseKey::for_certificate(&self.desired.project, &work.name),
             },
         }
@@ -253,7 +267,12 @@ impl Apply {
         }
         let Some(operation) = operation else { return Ok(None) };
         let Some(bytes) = self.state.handoff(operation).await? else { return Ok(None) };
-        Ok(Some(sealer.open_handoff(&self.place(Address::Certificate(name.clone()))?, operation, sealed.spki, &bytes)?))
+        Ok(Some(sealer.open_handoff(
+            &self.place(Address::Certificate(name.clone()))?,
+            operation,
+            sealed.spki,
+            &bytes,
+        )?))
     }
 }
 

@@ -59,8 +59,11 @@ impl Apply {
     ) -> Result<(), ApplyError> {
         let Some(current) = &journal.record().current else { return Ok(()) };
         let fingerprint = current.facts.fingerprint;
-        let due: Vec<&DesiredDeployment> =
-            desired.deploy.iter().filter(|deployment| is_due(deployment, work, journal, fingerprint)).collect();
+        let due: Vec<&DesiredDeployment> = desired
+            .deploy
+            .iter()
+            .filter(|deployment| is_due(deployment, work, journal, fingerprint))
+            .collect();
         if due.is_empty() {
             return Ok(());
         }
@@ -146,7 +149,8 @@ impl Apply {
         let certificate = journal.name().clone();
         let address = Address::Deployment(certificate.clone(), deployment.target.clone());
         let target = self.target(&deployment.target)?;
-        let journaled = journal.operation()?.deployments.get(&deployment.target).ok_or(ApplyError::JournalClosed)?;
+        let journaled =
+            journal.operation()?.deployments.get(&deployment.target).ok_or(ApplyError::JournalClosed)?;
         let (slot, before) = (journaled.slot.clone(), journaled.before.clone());
         journal.check_lease()?;
         let context = self.context.for_operation(&journal.operation()?.id);
@@ -155,7 +159,8 @@ impl Apply {
         let deployed = Underway { desired: deployment, target, slot, receipt };
         let read_back = self.read_back(&deployed, &address, bundle.fingerprint).await;
         if read_back.is_ok() {
-            self.note(journal, &deployment.target, DeploymentStage::Deployed, Some(&deployed.receipt)).await?;
+            self.note(journal, &deployment.target, DeploymentStage::Deployed, Some(&deployed.receipt))
+                .await?;
             self.step(address, Step::Deployed);
         }
         let verified = match read_back {
@@ -239,7 +244,10 @@ impl Apply {
         if let Err(source) = rolled_back {
             self.reporter.report(Event::Warning {
                 address: address.clone(),
-                message: format!("could not be rolled back, and the next run tries again: {}", message_of(&source)),
+                message: format!(
+                    "could not be rolled back, and the next run tries again: {}",
+                    message_of(&source)
+                ),
             });
             return Ok(());
         }
@@ -271,7 +279,12 @@ impl Apply {
             target.remove(&self.context, &old.slot, old.receipt.as_ref()).await.map_err(failed)?;
         }
         let record = DeploymentRecord {
-            kind: self.desired.targets.get(&desired.target).map(|target| target.kind.clone()).unwrap_or_default(),
+            kind: self
+                .desired
+                .targets
+                .get(&desired.target)
+                .map(|target| target.kind.clone())
+                .unwrap_or_default(),
             slot,
             fingerprint,
             deployed_at: self.now(),
@@ -322,7 +335,8 @@ impl Apply {
             journal.persist(Revise::Bump).await?;
             self.step(address, Step::Removed);
         }
-        let forgotten: BTreeSet<_> = work.forget.iter().filter(|name| journal.record().deployments.contains_key(*name)).collect();
+        let forgotten: BTreeSet<_> =
+            work.forget.iter().filter(|name| journal.record().deployments.contains_key(*name)).collect();
         if !forgotten.is_empty() {
             for name in forgotten {
                 journal.record_mut().deployments.remove(name);
@@ -333,7 +347,11 @@ impl Apply {
     }
 
     /// Removes a certificate that left the configuration from its targets, and archives its record.
-    pub(super) async fn retire(&self, work: &CertificateWork, journal: &mut Journal) -> Result<(), ApplyError> {
+    pub(super) async fn retire(
+        &self,
+        work: &CertificateWork,
+        journal: &mut Journal,
+    ) -> Result<(), ApplyError> {
         if journal.record().operation.is_some() {
             self.abandon(journal).await?;
         }
@@ -363,17 +381,29 @@ impl Apply {
     }
 
     /// Reports a deployment's failure; the certificate's other deployments go on, unless the run itself has to end.
-    fn deployment_failed(&self, certificate: &Name, target: &Name, error: ApplyError) -> Result<ApplyError, ApplyError> {
+    fn deployment_failed(
+        &self,
+        certificate: &Name,
+        target: &Name,
+        error: ApplyError,
+    ) -> Result<ApplyError, ApplyError> {
         if error.ends_certificate() {
             return Err(error);
         }
         let address = Address::Deployment(certificate.clone(), target.clone());
-        self.reporter.report(Event::ApplyErrored { address, message: message_of(&error), help: error.help() });
+        self.reporter.report(Event::ApplyErrored {
+            address,
+            message: message_of(&error),
+            help: error.help(),
+        });
         Ok(error)
     }
 
     fn target(&self, name: &Name) -> Result<Arc<dyn DeployTarget>, ApplyError> {
-        self.targets.get(name).map(Arc::clone).ok_or_else(|| ApplyError::UnknownTarget { target: name.clone() })
+        self.targets
+            .get(name)
+            .map(Arc::clone)
+            .ok_or_else(|| ApplyError::UnknownTarget { target: name.clone() })
     }
 }
 
@@ -384,7 +414,11 @@ fn chain_ders(pem: &str) -> Result<Vec<Vec<u8>>, ApplyError> {
         .map_err(|_| ApplyError::JournalCorrupt { what: "the certificate's chain" })
 }
 
-fn slot(target: &dyn DeployTarget, certificate: &Name, deployment: &DesiredDeployment) -> Result<Slot, ApplyError> {
+fn slot(
+    target: &dyn DeployTarget,
+    certificate: &Name,
+    deployment: &DesiredDeployment,
+) -> Result<Slot, ApplyError> {
     target.slot(certificate.as_str(), &deployment.parameters).map_err(|complaints| ApplyError::Slot {
         address: Address::Deployment(certificate.clone(), deployment.target.clone()),
         message: complaints.into_iter().map(|complaint| complaint.message).collect::<Vec<_>>().join("; "),
@@ -399,14 +433,21 @@ fn is_due(
     fingerprint: Fingerprint,
 ) -> bool {
     let record = journal.record();
-    let journaled = record.operation.as_ref().and_then(|operation| operation.deployments.get(&deployment.target));
+    let journaled =
+        record.operation.as_ref().and_then(|operation| operation.deployments.get(&deployment.target));
     if journaled.is_some_and(|journaled| journaled.stage == DeploymentStage::Verified)
-        && record.deployments.get(&deployment.target).is_some_and(|deployed| deployed.fingerprint == fingerprint)
+        && record
+            .deployments
+            .get(&deployment.target)
+            .is_some_and(|deployed| deployed.fingerprint == fingerprint)
     {
         return false;
     }
     work.deploy.iter().any(|step| step.target == deployment.target)
         || journaled.is_some()
         || (work.issue.is_some() || work.resume.is_some())
-            && record.deployments.get(&deployment.target).is_none_or(|deployed| deployed.fingerprint != fingerprint)
+            && record
+                .deployments
+                .get(&deployment.target)
+                .is_none_or(|deployed| deployed.fingerprint != fingerprint)
 }

@@ -63,7 +63,9 @@ pub enum ApplyError {
         what: &'static str,
     },
     /// No identity here can open the key that is needed.
-    #[error("the private key of `certificate/{certificate}` is sealed to `keys`, and no identity here opens it")]
+    #[error(
+        "the private key of `certificate/{certificate}` is sealed to `keys`, and no identity here opens it"
+    )]
     KeySealed {
         /// The certificate.
         certificate: Name,
@@ -253,7 +255,9 @@ impl ApplyError {
             | Self::UnknownTarget { .. }
             | Self::KeySealed { .. } => Disposition::Leave,
             Self::Acme(error) if error.is_retryable() => Disposition::Keep,
-            Self::Dns { .. } | Self::OrderPending { .. } | Self::Propagation(_) | Self::Write(_) => Disposition::Keep,
+            Self::Dns { .. } | Self::OrderPending { .. } | Self::Propagation(_) | Self::Write(_) => {
+                Disposition::Keep
+            }
             _ => Disposition::Close,
         }
     }
@@ -288,7 +292,9 @@ impl ApplyError {
             Self::KeySealed { .. } => {
                 "run with an identity of `encryption.keys`, or ask for a new certificate with `--replace`"
             }
-            Self::NotServed { .. } => "the previous certificate was brought back; look at the server's own log",
+            Self::NotServed { .. } => {
+                "the previous certificate was brought back; look at the server's own log"
+            }
             Self::Stale { .. } => "run `certplan plan` again and review what it shows now",
             Self::Unencrypted => "`certplan init` makes an identity and shows the two lines to add",
             Self::Validation { .. } => {

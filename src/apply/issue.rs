@@ -80,7 +80,11 @@ impl Apply {
     }
 
     /// Brings the open operation from where it is to [`Stage::Deploying`].
-    pub(super) async fn issue(&self, desired: &DesiredCertificate, journal: &mut Journal) -> Result<(), ApplyError> {
+    pub(super) async fn issue(
+        &self,
+        desired: &DesiredCertificate,
+        journal: &mut Journal,
+    ) -> Result<(), ApplyError> {
         let locations = self.locate(desired, journal).await?;
         let mut expectations = self.announce(&locations);
         let issuer = journal.operation()?.issuer.clone();
@@ -113,11 +117,11 @@ impl Apply {
         let names = &journal.operation()?.names;
         let names = if names.is_empty() { &desired.names } else { names };
         let found = bases(names).into_iter().map(|base| async move {
-            let challenge = base.prepend("_acme-challenge").map_err(|source| ApplyError::ChallengeName {
-                name: base.to_string(),
-                source,
-            })?;
-            let located = dns01::locate(&self.context, &self.providers, self.lookup.as_ref(), &challenge).await?;
+            let challenge = base
+                .prepend("_acme-challenge")
+                .map_err(|source| ApplyError::ChallengeName { name: base.to_string(), source })?;
+            let located =
+                dns01::locate(&self.context, &self.providers, self.lookup.as_ref(), &challenge).await?;
             Ok::<_, ApplyError>((base.clone(), located.location))
         });
         Ok(try_join_all(found).await?.into_iter().collect())
@@ -125,10 +129,13 @@ impl Apply {
 
     /// Tells the zones' writers what is to come, so that they gather it into few changes.
     fn announce(&self, locations: &Locations) -> BTreeMap<(Name, String), dns01::Expectation> {
-        let zones: BTreeSet<_> = locations.values().map(|location| (&location.provider, &location.zone)).collect();
+        let zones: BTreeSet<_> =
+            locations.values().map(|location| (&location.provider, &location.zone)).collect();
         zones
             .into_iter()
-            .map(|(provider, zone)| ((provider.clone(), zone.id.clone()), self.writers.expect(provider, zone)))
+            .map(|(provider, zone)| {
+                ((provider.clone(), zone.id.clone()), self.writers.expect(provider, zone))
+            })
             .collect()
     }
 
@@ -156,7 +163,9 @@ impl Apply {
         let profile = operation.profile.as_deref();
         let order = match session.new_order(&operation.names, profile, operation.replaces.as_deref()).await {
             // The predecessor counts as replaced, by an order whose URL a killed run took with it: once more without.
-            Err(AcmeError::AlreadyReplaced { .. }) => session.new_order(&operation.names, profile, None).await?,
+            Err(AcmeError::AlreadyReplaced { .. }) => {
+                session.new_order(&operation.names, profile, None).await?
+            }
             other => other?,
         };
         let operation = journal.operation_mut()?;
@@ -189,14 +198,13 @@ impl Apply {
                 AuthorizationStatus::Pending => {}
                 _ => return Err(ApplyError::validation([authorization])),
             }
-            let challenge = authorization
-                .dns01
-                .as_ref()
-                .ok_or_else(|| ApplyError::no_dns_challenge(authorization))?;
+            let challenge =
+                authorization.dns01.as_ref().ok_or_else(|| ApplyError::no_dns_challenge(authorization))?;
             let location = locations
                 .get(authorization.name.base())
                 .ok_or_else(|| ApplyError::ForeignAuthorization { name: authorization.name.to_string() })?;
-            let name = location.effective().cloned().ok_or_else(|| ApplyError::no_dns_challenge(authorization))?;
+            let name =
+                location.effective().cloned().ok_or_else(|| ApplyError::no_dns_challenge(authorization))?;
             values.push(JournaledTxt {
                 provider: location.provider.clone(),
                 zone: location.zone.clone(),
@@ -233,11 +241,15 @@ impl Apply {
         }
         // Zones that need no value after all are told so at once: others may be waiting for this certificate's.
         expectations.retain(|zone, _| by_zone.contains_key(zone));
-        let writes = by_zone.iter().map(|((provider, id), (zone, records))| {
-            let expectation =
-                expectations.remove(&(provider.clone(), id.clone())).unwrap_or_else(|| self.writers.expect(provider, zone));
-            async move { self.writers.add(expectation, records.clone()).await.map(|change| (id.clone(), change)) }
-        });
+        let writes =
+            by_zone.iter().map(|((provider, id), (zone, records))| {
+                let expectation = expectations
+                    .remove(&(provider.clone(), id.clone()))
+                    .unwrap_or_else(|| self.writers.expect(provider, zone));
+                async move {
+                    self.writers.add(expectation, records.clone()).await.map(|change| (id.clone(), change))
+                }
+            });
         let changes: BTreeMap<_, _> = try_join_all(writes).await?.into_iter().collect();
         for value in &mut journal.operation_mut()?.txt {
             if let Some(change) = changes.get(&value.zone.id) {
@@ -266,19 +278,30 @@ impl Apply {
         let settled = authorizations
             .iter()
             .filter(|authorization| authorization.status == AuthorizationStatus::Pending)
-            .map(|authorization| session.wait_for_authorization(&authorization.url, self.options.ca_patience));
+            .map(|authorization| {
+                session.wait_for_authorization(&authorization.url, self.options.ca_patience)
+            });
         let settled = try_join_all(settled).await?;
-        let failed: Vec<_> =
-            settled.iter().filter(|authorization| authorization.status != AuthorizationStatus::Valid).collect();
+        let failed: Vec<_> = settled
+            .iter()
+            .filter(|authorization| authorization.status != AuthorizationStatus::Valid)
+            .collect();
         if failed.is_empty() { Ok(()) } else { Err(ApplyError::validation(failed)) }
     }
 
     /// Finalizes the order with the persisted request, and waits for the certificate.
-    async fn finalize(&self, session: &Session, order: Order, journal: &mut Journal) -> Result<Order, ApplyError> {
+    async fn finalize(
+        &self,
+        session: &Session,
+        order: Order,
+        journal: &mut Journal,
+    ) -> Result<Order, ApplyError> {
         let mut order = order;
         if order.status == OrderStatus::Ready {
             let csr = journal.operation()?.csr.clone().ok_or(ApplyError::JournalClosed)?;
-            let csr = URL_SAFE_NO_PAD.decode(csr).map_err(|_| ApplyError::JournalCorrupt { what: "the signing request" })?;
+            let csr = URL_SAFE_NO_PAD
+                .decode(csr)
+                .map_err(|_| ApplyError::JournalCorrupt { what: "the signing request" })?;
             if journal.operation()?.stage < Stage::Finalizing {
                 journal.operation_mut()?.stage = Stage::Finalizing;
                 journal.persist(Revise::Keep).await?;
@@ -300,9 +323,9 @@ impl Apply {
         }
         match order.status {
             OrderStatus::Valid => Ok(order),
-            OrderStatus::Invalid => {
-                Err(ApplyError::OrderInvalid { message: order.error.as_ref().map(ToString::to_string).unwrap_or_default() })
-            }
+            OrderStatus::Invalid => Err(ApplyError::OrderInvalid {
+                message: order.error.as_ref().map(ToString::to_string).unwrap_or_default(),
+            }),
             _ => Err(ApplyError::OrderPending { url: order.url }),
         }
     }
@@ -316,12 +339,15 @@ impl Apply {
         journal: &mut Journal,
     ) -> Result<(), ApplyError> {
         let operation = journal.operation()?.clone();
-        let Some(OperationKey::Sealed(key)) = operation.key.clone() else { return Err(ApplyError::JournalClosed) };
+        let Some(OperationKey::Sealed(key)) = operation.key.clone() else {
+            return Err(ApplyError::JournalClosed);
+        };
         let chain = session.chains(order, operation.preferred_chain.as_deref()).await?;
         let now = self.now();
         let checked = acme::check_chain(&chain.pem, key.spki, &operation.names, now)?;
         for message in chain.warnings {
-            self.reporter.report(Event::Warning { address: Address::Certificate(journal.name().clone()), message });
+            self.reporter
+                .report(Event::Warning { address: Address::Certificate(journal.name().clone()), message });
         }
         let spki: Fingerprint = key.spki;
         let issued = Issued {
@@ -354,11 +380,16 @@ impl Apply {
     }
 
     /// A certificate may exist whose order can no longer be asked: it is counted, and another follows.
-    async fn reissue_lost(&self, desired: &DesiredCertificate, journal: &mut Journal) -> Result<(), ApplyError> {
+    async fn reissue_lost(
+        &self,
+        desired: &DesiredCertificate,
+        journal: &mut Journal,
+    ) -> Result<(), ApplyError> {
         let operation = journal.operation()?.clone();
         self.reporter.report(Event::Warning {
             address: Address::Certificate(journal.name().clone()),
-            message: "the interrupted order is gone at the CA; its certificate may exist, and is counted".to_owned(),
+            message: "the interrupted order is gone at the CA; its certificate may exist, and is counted"
+                .to_owned(),
         });
         let issue = IssueStep::from_operation(&operation, desired);
         self.remove_txt(journal).await?;
@@ -405,20 +436,25 @@ impl Apply {
                     .push(TxtRecord { name: value.name.clone(), value: value.value.clone() });
             }
         }
-        let removals = by_zone
-            .into_iter()
-            .map(|((provider, zone), records)| async move { self.writers.remove(&provider, &zone, records).await });
+        let removals = by_zone.into_iter().map(|((provider, zone), records)| async move {
+            self.writers.remove(&provider, &zone, records).await
+        });
         try_join_all(removals).await?;
         journal.operation_mut()?.txt.clear();
         self.step(Address::Certificate(journal.name().clone()), Step::CleanedUp);
         Ok(())
     }
 
-    async fn check_ours(&self, operation: &Operation, entry: &JournaledTxt) -> Result<Result<(), NotOurs>, ApplyError> {
+    async fn check_ours(
+        &self,
+        operation: &Operation,
+        entry: &JournaledTxt,
+    ) -> Result<Result<(), NotOurs>, ApplyError> {
         let zones = match self.providers.get(&entry.provider) {
-            Some(configured) => configured.zones_for(&self.context, &entry.name).await.map_err(|source| {
-                ApplyError::Dns { provider: entry.provider.clone(), source }
-            })?,
+            Some(configured) => configured
+                .zones_for(&self.context, &entry.name)
+                .await
+                .map_err(|source| ApplyError::Dns { provider: entry.provider.clone(), source })?,
             None => Vec::new(),
         };
         let others: Vec<JournaledTxt> = self

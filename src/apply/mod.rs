@@ -242,7 +242,9 @@ impl Apply {
     /// Remembers renewal windows of certificates that nothing else was done for. A lost write only costs a question.
     async fn remember_ari(&self, ari: &BTreeMap<Name, AriRecord>, outcome: &Outcome) {
         for (name, window) in ari {
-            if outcome.failed.contains_key(&Address::Certificate(name.clone())) || self.context.cancel.is_cancelled() {
+            if outcome.failed.contains_key(&Address::Certificate(name.clone()))
+                || self.context.cancel.is_cancelled()
+            {
                 continue;
             }
             let saved = async {

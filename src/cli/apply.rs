@@ -83,7 +83,8 @@ pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, Cli
     let project = Project::load(global, ui)?;
     let saved = match &args.saved {
         Some(path) => Some(SavedPlan::from_json(&edge::read_file(path)?).map_err(|error| {
-            CliError::new(format!("`{}`: {error}", path.display())).with_help("save a plan with `certplan plan --out FILE`")
+            CliError::new(format!("`{}`: {error}", path.display()))
+                .with_help("save a plan with `certplan plan --out FILE`")
         })?),
         None => None,
     };
@@ -107,8 +108,8 @@ pub(crate) async fn execute(
     if let Some((saved, go_on)) = reviewed {
         let staleness = verify(saved, &planned.plan);
         stale = !staleness.is_empty();
-        for address in &staleness {
-            ui.alert(&format!("stale: {address}"));
+        for stale in &staleness {
+            ui.alert(&format!("stale: {}: {}", stale.address, stale.cause));
         }
         if stale && !go_on {
             return Err(CliError::new("the saved plan is stale; nothing was applied")
@@ -158,7 +159,11 @@ fn interruptible(cancel: CancellationToken, ui: Ui) {
             _ = tokio::signal::ctrl_c() => {}
             _ = terminate.recv() => {}
         }
-        #[expect(clippy::disallowed_methods, clippy::exit, reason = "the second signal ends at once, by design")]
+        #[expect(
+            clippy::disallowed_methods,
+            clippy::exit,
+            reason = "the second signal ends at once, by design"
+        )]
         std::process::exit(i32::from(Exit::Interrupted.code()));
     });
 }
@@ -221,10 +226,9 @@ fn conclude(plan: &Plan, outcome: &Outcome, stale: bool, args: &WorkArgs, ui: Ui
     let interrupted = outcome.failed.values().any(|error| matches!(error, ApplyError::Interrupted));
     let locked = outcome.failed.values().any(|error| matches!(error, ApplyError::Lease(_)));
     let deferred = outcome.failed.values().any(ApplyError::is_deferral);
-    let others = outcome
-        .failed
-        .values()
-        .any(|error| !matches!(error, ApplyError::Lease(_) | ApplyError::Interrupted) && !error.is_deferral());
+    let others = outcome.failed.values().any(|error| {
+        !matches!(error, ApplyError::Lease(_) | ApplyError::Interrupted) && !error.is_deferral()
+    });
     if !plan.is_empty() && !args.json {
         let certificates = |count: usize| match count {
             1 => "1 certificate".to_owned(),
@@ -233,10 +237,13 @@ fn conclude(plan: &Plan, outcome: &Outcome, stale: bool, args: &WorkArgs, ui: Ui
         let done = outcome.done.len();
         match failed {
             0 => ui.say(&format!("Apply complete: {} as they should be.", certificates(done))),
-            _ => ui.alert(&format!("Apply ended: {} as they should be, {failed} failed.", certificates(done))),
+            _ => {
+                ui.alert(&format!("Apply ended: {} as they should be, {failed} failed.", certificates(done)))
+            }
         }
     }
-    let has_errors = plan.errors.iter().any(|error| matches!(error.address, Some(Address::Certificate(_)) | Some(_)));
+    let has_errors =
+        plan.errors.iter().any(|error| matches!(error.address, Some(Address::Certificate(_)) | Some(_)));
     match () {
         () if interrupted => Exit::Interrupted,
         () if others || has_errors => Exit::Partial,

@@ -14,7 +14,13 @@ use super::error::CliError;
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// Configuration: a file, or a folder whose *.yaml files are merged
-    #[arg(long, global = true, value_name = "PATH", default_value = "certplan.yaml", env = "CERTPLAN_CONFIG")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        default_value = "certplan.yaml",
+        env = "CERTPLAN_CONFIG"
+    )]
     pub(crate) config: PathBuf,
 
     /// When to use colour
@@ -60,7 +66,8 @@ impl SelectionArgs {
         let mut labels = BTreeMap::new();
         for label in &self.labels {
             let (key, value) = label.split_once('=').ok_or_else(|| {
-                CliError::usage(format!("`--label {label}` is not KEY=VALUE")).with_help("for example `--label team=checkout`")
+                CliError::usage(format!("`--label {label}` is not KEY=VALUE"))
+                    .with_help("for example `--label team=checkout`")
             })?;
             labels.insert(key.to_owned(), value.to_owned());
         }

@@ -47,7 +47,10 @@ pub(crate) fn random_id() -> String {
 
 /// The addresses of the system's resolvers.
 pub(crate) fn resolvers() -> Vec<SocketAddr> {
-    #[expect(clippy::disallowed_methods, reason = "the edge is where files outside the configuration are read")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the edge is where files outside the configuration are read"
+    )]
     let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     dns01::name_servers(&text)
 }
@@ -104,9 +107,13 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, CliError> {
 }
 
 /// Writes a file that the command line names.
-#[expect(clippy::disallowed_methods, reason = "the edge is where files outside the configuration are written")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the edge is where files outside the configuration are written"
+)]
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
-    fs::write(path, bytes).map_err(|error| CliError::new(format!("cannot write `{}`: {error}", path.display())))
+    fs::write(path, bytes)
+        .map_err(|error| CliError::new(format!("cannot write `{}`: {error}", path.display())))
 }
 
 /// Writes a file that must not be there yet.
@@ -131,6 +138,7 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
 /// Writes a new file that only its owner can read.
 pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
     let failed = |error: io::Error| CliError::new(format!("cannot write `{}`: {error}", path.display()));
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
 }

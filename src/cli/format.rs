@@ -19,13 +19,15 @@ pub(crate) fn run(args: &Args, global: &Global, ui: Ui) -> Result<Exit, CliError
     let before = String::from_utf8(edge::read_file(path)?)
         .map_err(|_| CliError::new(format!("`{}` is not valid UTF-8", path.display())))?;
     let after = config::format(&before).ok_or_else(|| {
-        CliError::new(format!("`{}` cannot be formatted", path.display())).with_help("`certplan validate` shows why")
+        CliError::new(format!("`{}` cannot be formatted", path.display()))
+            .with_help("`certplan validate` shows why")
     })?;
     if after == before {
         return Ok(Exit::Success);
     }
     if args.check {
-        return Err(CliError::new(format!("`{}` is not formatted", path.display())).with_help("`certplan fmt` does it"));
+        return Err(CliError::new(format!("`{}` is not formatted", path.display()))
+            .with_help("`certplan fmt` does it"));
     }
     edge::replace_file(path, after.as_bytes())?;
     ui.say(&format!("Formatted {}", path.display()));

@@ -61,9 +61,15 @@ pub(crate) fn run(args: &Args, global: &Global, ui: Ui) -> Result<Exit, CliError
     edge::create_file(path, text.as_bytes())?;
     ui.say(&format!("Wrote {}", path.display()));
     if let Some(identity) = made {
-        ui.say(&format!("Wrote {identity}\nKeep a copy of it in a safe place: without it, nobody can open what is sealed."));
+        ui.say(&format!(
+            "Wrote {identity}\nKeep a copy of it in a safe place: without it, nobody can open what is sealed."
+        ));
     }
-    let flag = if path == Path::new("certplan.yaml") { String::new() } else { format!(" --config {}", path.display()) };
+    let flag = if path == Path::new("certplan.yaml") {
+        String::new()
+    } else {
+        format!(" --config {}", path.display())
+    };
     ui.say(&format!("\nLook through the file and set what its comments ask for. Then:\n\n    certplan plan{flag}\n    certplan apply{flag}"));
     Ok(Exit::Success)
 }

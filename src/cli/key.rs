@@ -32,12 +32,12 @@ pub(crate) enum Command {
 pub(crate) async fn run(command: Command, global: &Global, ui: Ui) -> Result<Exit, CliError> {
     let Command::Export { address, out } = command;
     let project = Project::load(global, ui)?;
-    let Some(name) = address.certificate() else { return Err(CliError::usage("give the address of a certificate")) };
+    let Some(name) = address.certificate() else {
+        return Err(CliError::usage("give the address of a certificate"));
+    };
     let state = project.state();
-    let stored = state
-        .certificate(name)
-        .await?
-        .ok_or_else(|| CliError::new(format!("state knows no `{address}`")))?;
+    let stored =
+        state.certificate(name).await?.ok_or_else(|| CliError::new(format!("state knows no `{address}`")))?;
     let current = stored
         .content
         .current

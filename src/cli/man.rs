@@ -16,8 +16,9 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, ui: Ui) -> Result<Exit, CliError> {
     fs::create_dir_all(&args.directory)
         .map_err(|error| CliError::new(format!("cannot make `{}`: {error}", args.directory.display())))?;
-    clap_mangen::generate_to(super::command(), &args.directory)
-        .map_err(|error| CliError::new(format!("cannot write into `{}`: {error}", args.directory.display())))?;
+    clap_mangen::generate_to(super::command(), &args.directory).map_err(|error| {
+        CliError::new(format!("cannot write into `{}`: {error}", args.directory.display()))
+    })?;
     ui.say(&format!("Man pages are in {}", args.directory.display()));
     Ok(Exit::Success)
 }

@@ -144,7 +144,9 @@ fn usage(error: &clap::Error) -> Exit {
 
 /// Logs to stderr what `CERTPLAN_LOG` asks for: `debug`, or `certplan=trace,hyper=info`.
 fn log() {
-    let Some(filter) = edge::variable("CERTPLAN_LOG").and_then(|filter| filter.into_string().ok()) else { return };
+    let Some(filter) = edge::variable("CERTPLAN_LOG").and_then(|filter| filter.into_string().ok()) else {
+        return;
+    };
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
         .with_writer(std::io::stderr)

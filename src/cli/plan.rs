@@ -52,7 +52,10 @@ pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, Cli
     if let Some(path) = &args.out {
         edge::write_file(path, SavedPlan::new(&planned.plan, None).to_json().as_bytes())?;
         if !args.json {
-            ui.say(&format!("The plan is saved. To apply exactly this:\n\n    certplan apply {}\n", path.display()));
+            ui.say(&format!(
+                "The plan is saved. To apply exactly this:\n\n    certplan apply {}\n",
+                path.display()
+            ));
         }
     }
     Ok(exit(&planned.plan, args.detailed_exitcode))

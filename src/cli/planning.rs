@@ -146,13 +146,25 @@ pub(crate) async fn plan(
     if options.refreshed {
         observed = refresh.observe(|name| selected(project, options, name)).await;
     }
-    let input = PlanInput { desired: &project.desired, prior: &prior, observed: &observed, now: context.now, options };
+    let input = PlanInput {
+        desired: &project.desired,
+        prior: &prior,
+        observed: &observed,
+        now: context.now,
+        options,
+    };
     let mut planned = plan::plan(&input);
     // What issuing needs is looked at only where something is to be issued: with the CA down and nothing due, a plan works.
     let (issuers, names) = to_issue(&planned);
     if options.refreshed && !names.is_empty() {
         refresh.prepare(&mut observed, &issuers, &names).await;
-        let input = PlanInput { desired: &project.desired, prior: &prior, observed: &observed, now: context.now, options };
+        let input = PlanInput {
+            desired: &project.desired,
+            prior: &prior,
+            observed: &observed,
+            now: context.now,
+            options,
+        };
         planned = plan::plan(&input);
     }
     let ari = fresh_windows(&snapshot, &observed);
@@ -183,7 +195,8 @@ fn prior(snapshot: &Snapshot, sealer: Option<&Sealer>) -> Prior {
         let account = PriorAccount { record: stored.content.clone(), revision: stored.revision() };
         prior.accounts.insert(issuer.clone(), account);
     }
-    prior.foreign_issuances = snapshot.elsewhere.iter().flat_map(|usage| usage.issuances.iter().cloned()).collect();
+    prior.foreign_issuances =
+        snapshot.elsewhere.iter().flat_map(|usage| usage.issuances.iter().cloned()).collect();
     prior
 }
 
@@ -208,7 +221,11 @@ fn fresh_windows(snapshot: &Snapshot, observed: &Observed) -> BTreeMap<Name, Ari
 
 impl Project {
     /// Builds what a plan looks through. Opens no connection and resolves no credential.
-    pub(crate) fn clients(&self, parallelism: usize, cancel: &CancellationToken) -> Result<Clients, CliError> {
+    pub(crate) fn clients(
+        &self,
+        parallelism: usize,
+        cancel: &CancellationToken,
+    ) -> Result<Clients, CliError> {
         let providers = Arc::new(self.providers()?);
         let resolvers = edge::resolvers();
         let exchange: Arc<dyn Exchange> = Arc::new(Client::default());

@@ -17,12 +17,13 @@ use crate::acme::AcmeClient;
 use crate::acme::AcmeSettings;
 use crate::config;
 use crate::config::Loaded;
+use crate::config::Severity;
 use crate::dns01::ConfiguredDns;
 use crate::dns01::Providers;
 use crate::model::Desired;
 use crate::model::Name;
 use crate::model::StateBackend;
-use crate::registry;
+use crate::registry::BUILTIN;
 use crate::state::BootClock;
 use crate::state::Holder;
 use crate::state::Identities;
@@ -95,12 +96,18 @@ impl Project {
     }
 
     /// A client per issuer. Opens no connection.
-    pub(crate) fn issuers(&self, parallelism: usize, cancel: &CancellationToken) -> Result<BTreeMap<Name, Arc<AcmeClient>>, CliError> {
+    pub(crate) fn issuers(
+        &self,
+        parallelism: usize,
+        cancel: &CancellationToken,
+    ) -> Result<BTreeMap<Name, Arc<AcmeClient>>, CliError> {
         let clients = self.desired.issuers.iter().map(|(name, issuer)| {
             let acme = issuer.acme();
             let mut settings = AcmeSettings::new(acme.directory.clone());
             settings.ca_bundle = match &acme.ca_bundle {
-                Some(path) => Some(read(&self.desired.base.join(path), &format!("the CA bundle of issuer `{name}`"))?),
+                Some(path) => {
+                    Some(read(&self.desired.base.join(path), &format!("the CA bundle of issuer `{name}`"))?)
+                }
                 None => None,
             };
             settings.allow_hosts.clone_from(&acme.allow_hosts);
@@ -108,8 +115,8 @@ impl Project {
             settings.timeout = CA_TIMEOUT;
             settings.cancel = cancel.clone();
             settings.user_agent = user_agent();
-            let client =
-                AcmeClient::new(settings).map_err(|error| CliError::new(format!("issuer `{name}`: {error}")))?;
+            let client = AcmeClient::new(settings)
+                .map_err(|error| CliError::new(format!("issuer `{name}`: {error}")))?;
             Ok((name.clone(), client))
         });
         clients.collect()
@@ -119,10 +126,9 @@ impl Project {
     pub(crate) fn providers(&self) -> Result<Providers, CliError> {
         let context = self.build_context();
         let built = self.desired.dns.iter().map(|(name, wanted)| {
-            let factory = registry::DNS
-                .iter()
-                .find(|factory| factory.kind == wanted.kind)
-                .ok_or_else(|| CliError::new(format!("DNS provider `{name}`: the kind `{}` is not built in", wanted.kind)))?;
+            let factory = BUILTIN.dns_factory(&wanted.kind).ok_or_else(|| {
+                CliError::new(format!("DNS provider `{name}`: the kind `{}` is not built in", wanted.kind))
+            })?;
             let provider = (factory.build)(&wanted.block, &context)
                 .map_err(|complaints| complain(&format!("DNS provider `{name}`"), &complaints))?;
             let configured = ConfiguredDns::new(provider, wanted.zones.clone(), wanted.propagation.clone());
@@ -135,10 +141,9 @@ impl Project {
     pub(crate) fn targets(&self) -> Result<BTreeMap<Name, Arc<dyn DeployTarget>>, CliError> {
         let context = self.build_context();
         let built = self.desired.targets.iter().map(|(name, wanted)| {
-            let factory = registry::TARGETS
-                .iter()
-                .find(|factory| factory.kind == wanted.kind)
-                .ok_or_else(|| CliError::new(format!("target `{name}`: the kind `{}` is not built in", wanted.kind)))?;
+            let factory = BUILTIN.target_factory(&wanted.kind).ok_or_else(|| {
+                CliError::new(format!("target `{name}`: the kind `{}` is not built in", wanted.kind))
+            })?;
             let target = (factory.build)(&wanted.block, &context)
                 .map_err(|complaints| complain(&format!("target `{name}`"), &complaints))?;
             Ok((name.clone(), target))
@@ -158,7 +163,7 @@ impl Project {
 
 /// Loads the configuration and shows every warning and problem of it.
 pub(crate) fn load(global: &Global, ui: Ui) -> Result<Loaded, CliError> {
-    match config::load(&global.config, &registry::BUILTIN) {
+    match config::load(&global.config, &BUILTIN) {
         Ok(loaded) => {
             if !loaded.warnings.is_empty() {
                 ui.alert(loaded.warnings.render(ui.colors_stderr()).trim_end());
@@ -173,7 +178,8 @@ fn report(error: &config::LoadError, path: &Path, ui: Ui) -> CliError {
     match error.diagnostics() {
         Some(diagnostics) => {
             ui.alert(diagnostics.render(ui.colors_stderr()).trim_end());
-            let count = diagnostics.errors();
+            let count =
+                diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
             let problems = if count == 1 { "1 problem".to_owned() } else { format!("{count} problems") };
             CliError::new(format!("the configuration has {problems}")).with_exit(Exit::Error)
         }
@@ -206,7 +212,8 @@ fn complain(what: &str, complaints: &[Complaint]) -> CliError {
 /// Reads a file that the configuration names.
 #[expect(clippy::disallowed_methods, reason = "the edge is where files are read")]
 fn read(path: &PathBuf, what: &str) -> Result<Vec<u8>, CliError> {
-    std::fs::read(path).map_err(|error| CliError::new(format!("{what}: cannot read `{}`: {error}", path.display())))
+    std::fs::read(path)
+        .map_err(|error| CliError::new(format!("{what}: cannot read `{}`: {error}", path.display())))
 }
 
 /// What certplan calls itself to servers ([RFC 8555, section 6.1](https://www.rfc-editor.org/rfc/rfc8555#section-6.1)).

@@ -31,6 +31,8 @@ pub(crate) fn run(args: &Args, global: &Global, ui: Ui) -> Result<Exit, CliError
     let shown = path.display().to_string();
     let diff = TextDiff::from_lines(&before, &after);
     ui.data(&diff.unified_diff().context_radius(1).header(&shown, &shown).to_string())?;
-    ui.say("\nThe certificates of this issuer are issued anew by the next apply: `certplan plan` shows them.");
+    ui.say(
+        "\nThe certificates of this issuer are issued anew by the next apply: `certplan plan` shows them.",
+    );
     Ok(Exit::Success)
 }

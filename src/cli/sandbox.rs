@@ -44,8 +44,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     certificate_lifetime: Option<Duration>,
 
-    /// When to suggest renewal: `default`, `now` (as after an incident), or `none`
-    #[arg(long, value_name = "WINDOW", default_value = "default")]
+    /// When to suggest renewal: `default`, `now` (as after an incident), `none`, or two fractions of the lifetime: 0.5-0.6
+    #[arg(long, value_name = "WINDOW", default_value = "default", value_parser = window)]
     ari_window: AriWindow,
 
     /// How many of a hundred good nonces to reject
@@ -85,6 +85,26 @@ pub(crate) async fn run(args: Args, ui: Ui) -> Result<Exit, CliError> {
     Ok(Exit::Success)
 }
 
+fn window(text: &str) -> Result<AriWindow, String> {
+    match text {
+        "default" => Ok(AriWindow::Default),
+        "none" => Ok(AriWindow::None),
+        "now" => Ok(AriWindow::Now),
+        _ => {
+            let fractions =
+                text.split_once('-').and_then(|(start, end)| Some((start.parse().ok()?, end.parse().ok()?)));
+            match fractions {
+                Some((start, end)) if (0.0..1.0).contains(&start) && start < end && end <= 1.0 => {
+                    Ok(AriWindow::Fraction { start, end })
+                }
+                _ => {
+                    Err("give `default`, `now`, `none`, or two fractions of the lifetime: 0.5-0.6".to_owned())
+                }
+            }
+        }
+    }
+}
+
 fn options(args: Args) -> Result<SandboxOptions, CliError> {
     let mut options = SandboxOptions::default();
     let zones: BTreeSet<Fqdn> = args.zones.into_iter().collect();
@@ -99,7 +119,9 @@ fn options(args: Args) -> Result<SandboxOptions, CliError> {
     options.faults.validation_delay = args.validation_delay;
     options.faults.retry_after = args.retry_after;
     options.faults.ari = args.ari_window;
-    for (fault, percent) in [(HttpFault::BadNonce, args.bad_nonce_rate), (HttpFault::RateLimited, args.rate_limit_rate)] {
+    for (fault, percent) in
+        [(HttpFault::BadNonce, args.bad_nonce_rate), (HttpFault::RateLimited, args.rate_limit_rate)]
+    {
         if percent > 0 {
             options.faults = options.faults.with(fault, percent);
         }

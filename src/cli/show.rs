@@ -73,9 +73,11 @@ pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, Cli
 
 fn saved_plan(path: &PathBuf, json: bool, ui: Ui) -> Result<Exit, CliError> {
     let bytes = edge::read_file(path).map_err(|error| {
-        error.with_help("give an address such as certificate/NAME, or a file that `certplan plan --out` saved")
+        error
+            .with_help("give an address such as certificate/NAME, or a file that `certplan plan --out` saved")
     })?;
-    let saved = SavedPlan::from_json(&bytes).map_err(|error| CliError::new(format!("`{}`: {error}", path.display())))?;
+    let saved = SavedPlan::from_json(&bytes)
+        .map_err(|error| CliError::new(format!("`{}`: {error}", path.display())))?;
     if json {
         ui.data(&saved.plan.to_json())?;
     } else {

@@ -61,7 +61,8 @@ pub(crate) async fn run(command: Command, global: &Global, ui: Ui) -> Result<Exi
 
 async fn list(global: &Global, json: bool, ui: Ui) -> Result<Exit, CliError> {
     let snapshot = Project::load(global, ui)?.state().snapshot().await?;
-    let mut addresses: Vec<Address> = snapshot.accounts.keys().map(|issuer| Address::Account(issuer.clone())).collect();
+    let mut addresses: Vec<Address> =
+        snapshot.accounts.keys().map(|issuer| Address::Account(issuer.clone())).collect();
     for (name, stored) in &snapshot.certificates {
         addresses.push(Address::Certificate(name.clone()));
         let targets = stored.content.deployments.keys();
@@ -82,26 +83,36 @@ async fn remove(global: &Global, address: &Address, ui: Ui) -> Result<Exit, CliE
     let state = project.state();
     match address {
         Address::Account(_) => {
-            return Err(CliError::new("an account is not forgotten: its key would be lost, and with it every order")
-                .with_help("remove the issuer from the configuration; its account stays in state for when it comes back"));
+            return Err(CliError::new(
+                "an account is not forgotten: its key would be lost, and with it every order",
+            )
+            .with_help(
+                "remove the issuer from the configuration; its account stays in state for when it comes back",
+            ));
         }
         Address::Certificate(name) => {
             let stored = known(state.certificate(name).await?, address)?;
             if stored.content.operation.is_some() {
-                return Err(CliError::new(format!("`{address}` has an open operation, which would leave what it made"))
-                    .with_help("`certplan apply` finishes or abandons it"));
+                return Err(CliError::new(format!(
+                    "`{address}` has an open operation, which would leave what it made"
+                ))
+                .with_help("`certplan apply` finishes or abandons it"));
             }
-            let lease = project.leases().acquire(&lease_of(&project, name), std::time::Duration::ZERO).await?;
+            let lease =
+                project.leases().acquire(&lease_of(&project, name), std::time::Duration::ZERO).await?;
             state.archive_certificate(name, stored, super::edge::now()).await?;
             lease.release().await?;
-            ui.say(&format!("Forgotten: {address} (kept in the archive; nothing was removed from any target)"));
+            ui.say(&format!(
+                "Forgotten: {address} (kept in the archive; nothing was removed from any target)"
+            ));
         }
         Address::Deployment(name, target) => {
             let mut stored = known(state.certificate(name).await?, address)?;
             if stored.content.deployments.remove(target).is_none() {
                 return Err(unknown(address));
             }
-            let lease = project.leases().acquire(&lease_of(&project, name), std::time::Duration::ZERO).await?;
+            let lease =
+                project.leases().acquire(&lease_of(&project, name), std::time::Duration::ZERO).await?;
             state.save_certificate(name, &mut stored, crate::state::Revise::Bump).await?;
             lease.release().await?;
             ui.say(&format!("Forgotten: {address} (the target was not touched)"));
@@ -112,7 +123,9 @@ async fn remove(global: &Global, address: &Address, ui: Ui) -> Result<Exit, CliE
 
 async fn rename(global: &Global, from: &Address, to: &Address, ui: Ui) -> Result<Exit, CliError> {
     let (Address::Certificate(from), Address::Certificate(to)) = (from, to) else {
-        return Err(CliError::usage("only certificates are renamed: `certplan state mv certificate/OLD certificate/NEW`"));
+        return Err(CliError::usage(
+            "only certificates are renamed: `certplan state mv certificate/OLD certificate/NEW`",
+        ));
     };
     let project = Project::load(global, ui)?;
     let state = project.state();
@@ -139,13 +152,19 @@ async fn unlock(global: &Global, address: &Address, force: bool, ui: Ui) -> Resu
         ui.say(&format!("Nobody holds the lease of {address}."));
         return Ok(Exit::Success);
     };
-    ui.alert(&format!("The lease of {address} is held by {}.", holder.holder.as_ref().map_or_else(|| "somebody unknown".to_owned(), ToString::to_string)));
+    ui.alert(&format!(
+        "The lease of {address} is held by {}.",
+        holder.holder.as_ref().map_or_else(|| "somebody unknown".to_owned(), ToString::to_string)
+    ));
     if !force {
-        match ui.ask("Break it? A run that still works there stops at its next write. Only \"yes\" is accepted: ")? {
+        match ui.ask(
+            "Break it? A run that still works there stops at its next write. Only \"yes\" is accepted: ",
+        )? {
             Some(answer) if answer == "yes" => {}
             Some(_) => return Err(CliError::new("the lease stays")),
             None => {
-                return Err(CliError::new("there is no terminal to ask on; the lease stays").with_help("`--force` breaks it without asking"));
+                return Err(CliError::new("there is no terminal to ask on; the lease stays")
+                    .with_help("`--force` breaks it without asking"));
             }
         }
     }
@@ -166,5 +185,6 @@ fn known<T>(found: Option<T>, address: &Address) -> Result<T, CliError> {
 }
 
 fn unknown(address: &Address) -> CliError {
-    CliError::new(format!("state knows no `{address}`")).with_help("`certplan state list` shows what there is")
+    CliError::new(format!("state knows no `{address}`"))
+        .with_help("`certplan state list` shows what there is")
 }

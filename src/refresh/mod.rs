@@ -63,10 +63,17 @@ pub struct Refresh<'a> {
 impl Refresh<'_> {
     /// Looks at targets, endpoints and renewal information of every certificate that `selected` names.
     pub async fn observe(&self, selected: impl Fn(&Name) -> bool) -> Observed {
-        let records: Vec<(&Name, &CertificateRecord)> =
-            self.records.iter().map(|(name, record)| (*name, *record)).filter(|(name, _)| selected(name)).collect();
-        let (deployments, served, ari) =
-            futures::join!(self.deployments(&records), self.served(&records), self.renewal_information(&records));
+        let records: Vec<(&Name, &CertificateRecord)> = self
+            .records
+            .iter()
+            .map(|(name, record)| (*name, *record))
+            .filter(|(name, _)| selected(name))
+            .collect();
+        let (deployments, served, ari) = futures::join!(
+            self.deployments(&records),
+            self.served(&records),
+            self.renewal_information(&records)
+        );
         let (slots, capabilities) = self.places();
         Observed { deployments, served, ari, slots, capabilities, ..Observed::default() }
     }
@@ -93,7 +100,8 @@ impl Refresh<'_> {
     /// Looks at what issuing will need: the directories of these issuers, and where the names' challenges go.
     pub async fn prepare(&self, observed: &mut Observed, issuers: &BTreeSet<Name>, names: &NameSet) {
         let bases: BTreeSet<&Fqdn> = names.iter().map(crate::model::CertName::base).collect();
-        let directories = stream::iter(issuers).map(|issuer| async { (issuer.clone(), self.directory(issuer).await) });
+        let directories =
+            stream::iter(issuers).map(|issuer| async { (issuer.clone(), self.directory(issuer).await) });
         let challenges = stream::iter(bases).map(|base| async { (base.clone(), self.challenge(base).await) });
         let (directories, challenges) = futures::join!(
             directories.buffer_unordered(AT_ONCE).collect::<BTreeMap<_, _>>(),
@@ -137,7 +145,8 @@ impl Refresh<'_> {
                 match self.desired.certificates.get(*name) {
                     Some(desired) => endpoints.extend(desired.endpoints()),
                     // It left the configuration: a removal looks at where it served.
-                    None => endpoints.extend(record.deployments.values().flat_map(|deployment| &deployment.verify)),
+                    None => endpoints
+                        .extend(record.deployments.values().flat_map(|deployment| &deployment.verify)),
                 }
                 (*name, endpoints)
             })
@@ -155,7 +164,9 @@ impl Refresh<'_> {
                 let served = endpoints
                     .into_iter()
                     .filter_map(|endpoint| {
-                        leaves.get(endpoint).map(|leaf| Served { endpoint: endpoint.clone(), leaf: leaf.clone() })
+                        leaves
+                            .get(endpoint)
+                            .map(|leaf| Served { endpoint: endpoint.clone(), leaf: leaf.clone() })
                     })
                     .collect();
                 (name.clone(), served)
@@ -210,7 +221,8 @@ impl Refresh<'_> {
         }
         match client.renewal_info(id).await {
             Ok(information) => {
-                let wait = SignedDuration::try_from(information.retry_after).unwrap_or(SignedDuration::from_hours(6));
+                let wait = SignedDuration::try_from(information.retry_after)
+                    .unwrap_or(SignedDuration::from_hours(6));
                 Fact::Present(AriRecord {
                     fingerprint,
                     window: information.window,

@@ -177,5 +177,6 @@ fn write_project(folder: &Path, sandbox: &Sandbox, web: SocketAddr) -> Result<()
 
 #[expect(clippy::disallowed_methods, reason = "the demo reads back what it wrote")]
 fn read(path: &Path) -> Result<String, CliError> {
-    fs::read_to_string(path).map_err(|error| CliError::new(format!("cannot read `{}`: {error}", path.display())))
+    fs::read_to_string(path)
+        .map_err(|error| CliError::new(format!("cannot read `{}`: {error}", path.display())))
 }

@@ -36,7 +36,9 @@ pub(super) async fn serve(folder: PathBuf) -> std::io::Result<SocketAddr> {
             tokio::spawn(async move {
                 if let Ok(mut stream) = acceptor.accept(connection).await {
                     // A client that only wanted to see the certificate is gone by now.
-                    let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nServed with a certificate of certplan.\n").await;
+                    let _ = stream
+                        .write_all(b"HTTP/1.0 200 OK\r\n\r\nServed with a certificate of certplan.\n")
+                        .await;
                     let _ = stream.shutdown().await;
                 }
             });
@@ -55,8 +57,10 @@ impl fmt::Debug for Folder {
 
 impl ResolvesServerCert for Folder {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let chain: Vec<CertificateDer<'static>> =
-            CertificateDer::pem_file_iter(self.0.join("fullchain.pem")).ok()?.collect::<Result<_, _>>().ok()?;
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(self.0.join("fullchain.pem"))
+            .ok()?
+            .collect::<Result<_, _>>()
+            .ok()?;
         let key = PrivateKeyDer::from_pem_file(self.0.join("privkey.pem")).ok()?;
         Some(Arc::new(CertifiedKey::new(chain, any_supported_type(&key).ok()?)))
     }

@@ -81,7 +81,9 @@ impl JsonLines {
     /// JSON lines through `ui`; says its version at once.
     pub(crate) fn new(ui: Ui, clock: fn() -> Timestamp) -> Self {
         let lines = Self { ui, clock };
-        lines.write(serde_json::json!({ "type": "version", "certplan": env!("CARGO_PKG_VERSION"), "ui": "1.0" }));
+        lines.write(
+            serde_json::json!({ "type": "version", "certplan": env!("CARGO_PKG_VERSION"), "ui": "1.0" }),
+        );
         lines
     }
 

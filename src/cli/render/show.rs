@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::model::Address;
 use crate::model::AccountRecord;
+use crate::model::Address;
 use crate::model::CertificateRecord;
 use crate::model::Issued;
 use crate::model::Name;
@@ -61,7 +61,11 @@ pub(crate) fn certificate_text(name: &Name, record: &CertificateRecord, now: Tim
         None => line(&mut text, "current", "none yet"),
     }
     if let Some(previous) = &record.previous {
-        line(&mut text, "previous", &format!("{}, until {}", previous.facts.fingerprint.short(), date(previous.facts.not_after)));
+        line(
+            &mut text,
+            "previous",
+            &format!("{}, until {}", previous.facts.fingerprint.short(), date(previous.facts.not_after)),
+        );
     }
     if let Some((from, until)) = record.ari.as_ref().and_then(|ari| ari.window) {
         line(&mut text, "renewal window", &format!("{} to {} (CA)", date(from), date(until)));
@@ -79,7 +83,11 @@ pub(crate) fn certificate_text(name: &Name, record: &CertificateRecord, now: Tim
         );
     }
     if let Some(operation) = &record.operation {
-        line(&mut text, "operation", &format!("{} since {} ({})", stage(operation), date(operation.started), operation.reason));
+        line(
+            &mut text,
+            "operation",
+            &format!("{} since {} ({})", stage(operation), date(operation.started), operation.reason),
+        );
         for value in &operation.txt {
             line(&mut text, "TXT", &format!("{} \"{}\"", value.name, super::super::ui::escape(&value.value)));
         }
@@ -120,7 +128,11 @@ fn issued(text: &mut String, label: &str, issued: &Issued, now: Timestamp) {
     line(text, "issuer", &format!("{} ({})", issued.issuer, super::super::ui::escape(&facts.issuer)));
     line(text, "serial", &facts.serial);
     let days = facts.not_after.duration_since(now).as_hours() / 24;
-    line(text, "valid", &format!("{} to {} ({days} days left)", date(facts.not_before), date(facts.not_after)));
+    line(
+        text,
+        "valid",
+        &format!("{} to {} ({days} days left)", date(facts.not_before), date(facts.not_after)),
+    );
     sealed(text, &issued.key);
 }
 
