@@ -176,10 +176,8 @@ pub(super) fn record(label: &str, size: usize) -> CertificateRecord {
         ari_id: Some("abc.def".to_owned()),
     };
     let line = format!("{}\n", "A".repeat(64));
-    let chain_pem = format!(
-        "-----BEGIN CERTIFICATE-----\n{}-----END CERTIFICATE-----\n",
-        line.repeat(size / line.len())
-    );
+    let chain_pem =
+        format!("-----BEGIN CERTIFICATE-----\n{}-----END CERTIFICATE-----\n", line.repeat(size / line.len()));
     CertificateRecord {
         issuances: vec![Issuance {
             at: timestamp(1_800_000_000),
