@@ -58,7 +58,7 @@ pub struct Usage {
     pub failures: Option<Failures>,
 }
 
-type Parsed<T> = (ObjectKey, Result<Result<Stored<T>, Gone>, StateError>);
+type Parsed<T> = (ObjectKey, Result<Result<Stored<T>, Box<Gone>>, StateError>);
 
 impl State {
     /// Reads everything that a plan needs, many objects at a time.
