@@ -253,3 +253,17 @@ fn names_with_every_allowed_letter_survive_sealing() {
     let sealed = sealer.seal_certificate_key(&place, KeyType::Rsa4096, sha256(b"x"), &[0xff; 2_400]).unwrap();
     assert_eq!(**sealer.open(&place, &sealed).unwrap(), [0xff; 2_400]);
 }
+
+#[test]
+#[ignore = "a measurement: run it with --release"]
+fn measure_sealing_and_opening() {
+    let ((identities, recipient), (_, second)) = (identity(), identity());
+    let sealer = sealer(&[&recipient, &second], &[], identities);
+    let start = std::time::Instant::now();
+    let sealed: Vec<SealedKey> = (0..500).map(|_| seal(&sealer, "certificate/www")).collect();
+    let sealing = start.elapsed();
+    for key in &sealed {
+        sealer.open(&place("certificate/www"), key).unwrap();
+    }
+    println!("500 keys for two recipients: sealed in {sealing:?}, opened in {:?}", start.elapsed() - sealing);
+}
