@@ -8,3 +8,27 @@ pub const DNS: &[DnsFactory] = &[];
 
 /// The deploy targets, by kind.
 pub const TARGETS: &[TargetFactory] = &[];
+
+/// The kinds that this build of certplan knows.
+pub const BUILTIN: Registry = Registry { dns: DNS, targets: TARGETS };
+
+/// A set of kinds: what is passed to everything that reads or builds blocks, so that tests bring their own.
+#[derive(Debug, Clone, Copy)]
+pub struct Registry {
+    /// The DNS providers.
+    pub dns: &'static [DnsFactory],
+    /// The deploy targets.
+    pub targets: &'static [TargetFactory],
+}
+
+impl Registry {
+    /// The factory of a kind of DNS provider.
+    pub fn dns_factory(&self, kind: &str) -> Option<&'static DnsFactory> {
+        self.dns.iter().find(|factory| factory.kind == kind)
+    }
+
+    /// The factory of a kind of deploy target.
+    pub fn target_factory(&self, kind: &str) -> Option<&'static TargetFactory> {
+        self.targets.iter().find(|factory| factory.kind == kind)
+    }
+}

@@ -1,0 +1,699 @@
+//! A YAML text as a tree in which everything knows its place.
+//!
+//! The tree is what schemas are checked against and what the configuration is read from. It is YAML 1.2 without tags and
+//! with one document. Aliases and merge keys (`<<`) are expanded while the tree is built, within bounds: the size of
+//! what an alias stands for is known before it is copied, so that a bomb costs nothing.
+
+use std::collections::HashMap;
+use std::collections::HashSet;
+
+use serde_json::Number;
+use serde_json::Value;
+use serde_saphyr::granit_parser::Event;
+use serde_saphyr::granit_parser::Options;
+use serde_saphyr::granit_parser::Parser;
+use serde_saphyr::granit_parser::ScalarStyle;
+use serde_saphyr::granit_parser::ScanError;
+use serde_saphyr::granit_parser::Span as ParserSpan;
+
+use super::diagnostic::Diagnostic;
+use super::diagnostic::Report;
+use super::diagnostic::quoted;
+use super::span::Source;
+use super::span::Span;
+
+/// Bounds of what is read, so that no text can make certplan slow or large.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Octets in a file.
+    pub(crate) file: usize,
+    /// Octets in all files.
+    pub(crate) total: usize,
+    /// Files in a folder.
+    pub(crate) files: usize,
+    /// Nodes in a file.
+    pub(crate) nodes: usize,
+    /// Nodes that aliases add.
+    pub(crate) alias_nodes: usize,
+    /// Collections inside each other.
+    pub(crate) depth: usize,
+    /// Octets in one text.
+    pub(crate) scalar: usize,
+}
+
+/// Ten thousand certificates in one file are about 3 MiB and 300,000 nodes.
+pub(crate) const LIMITS: Limits = Limits {
+    file: 16 << 20,
+    total: 64 << 20,
+    files: 4_096,
+    nodes: 1_000_000,
+    alias_nodes: 100_000,
+    depth: 32,
+    scalar: 64 << 10,
+};
+
+/// A value and its place.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    /// Where it stands; where it is empty, the key before it.
+    pub(crate) span: Span,
+    /// Unique among the nodes of a configuration, except that copies through aliases share it.
+    pub(crate) id: u32,
+    /// What it is.
+    pub(crate) content: Content,
+}
+
+/// What a node is.
+#[derive(Debug, Clone)]
+pub(crate) enum Content {
+    /// A map, in the order of the text, each key once.
+    Map(Vec<Entry>),
+    /// A text, number, boolean or nothing: which one depends on what is expected.
+    Scalar {
+        /// The text without quotes and escapes.
+        text: String,
+        /// Whether it was written without quotes, and so may be a number, a boolean or nothing.
+        plain: bool,
+    },
+    /// A list.
+    List(Vec<Node>),
+}
+
+/// A key of a map and its value.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    /// The key.
+    pub(crate) key: String,
+    /// The key's place.
+    pub(crate) span: Span,
+    /// The value.
+    pub(crate) value: Node,
+}
+
+/// What YAML takes a scalar for.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Scalar<'a> {
+    Bool(bool),
+    Null,
+    Number(Number),
+    Text(&'a str),
+}
+
+impl Node {
+    /// A map without a place, for what a configuration does not say.
+    pub(crate) const fn empty_map(span: Span) -> Self {
+        Self { span, id: u32::MAX, content: Content::Map(Vec::new()) }
+    }
+
+    /// The entries, when it is a map.
+    pub(crate) fn entries(&self) -> &[Entry] {
+        match &self.content {
+            Content::Map(entries) => entries,
+            Content::List(_) | Content::Scalar { .. } => &[],
+        }
+    }
+
+    /// The items, when it is a list.
+    pub(crate) fn items(&self) -> &[Self] {
+        match &self.content {
+            Content::List(items) => items,
+            Content::Map(_) | Content::Scalar { .. } => &[],
+        }
+    }
+
+    /// The items of a list, or the node itself as the only one.
+    pub(crate) fn one_or_many(&self) -> &[Self] {
+        match &self.content {
+            Content::List(items) => items,
+            Content::Map(_) | Content::Scalar { .. } => std::slice::from_ref(self),
+        }
+    }
+
+    /// The entry of a key.
+    pub(crate) fn entry(&self, key: &str) -> Option<&Entry> {
+        self.entries().iter().find(|entry| entry.key == key)
+    }
+
+    /// The value of a key.
+    pub(crate) fn get(&self, key: &str) -> Option<&Self> {
+        self.entry(key).map(|entry| &entry.value)
+    }
+
+    /// The text, when it is a scalar that is not empty.
+    pub(crate) fn text(&self) -> Option<&str> {
+        match &self.content {
+            Content::Scalar { text, plain } if !(*plain && is_null(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The text of a key's value.
+    pub(crate) fn text_of(&self, key: &str) -> Option<(&str, Span)> {
+        let value = self.get(key)?;
+        Some((value.text()?, value.span))
+    }
+
+    /// What YAML 1.2's core schema takes it for, when it is a scalar.
+    pub(crate) fn scalar(&self) -> Option<Scalar<'_>> {
+        let Content::Scalar { text, plain } = &self.content else { return None };
+        if !plain {
+            return Some(Scalar::Text(text));
+        }
+        Some(match text.as_str() {
+            text if is_null(text) => Scalar::Null,
+            "true" | "True" | "TRUE" => Scalar::Bool(true),
+            "false" | "False" | "FALSE" => Scalar::Bool(false),
+            text => number(text).map_or(Scalar::Text(text), Scalar::Number),
+        })
+    }
+
+    /// What it is, for people.
+    pub(crate) fn describe(&self) -> &'static str {
+        match &self.content {
+            Content::List(_) => "a list",
+            Content::Map(_) => "a map",
+            Content::Scalar { .. } => match self.scalar() {
+                Some(Scalar::Bool(_)) => "a boolean",
+                Some(Scalar::Null) | None => "nothing",
+                Some(Scalar::Number(_)) => "a number",
+                Some(Scalar::Text(_)) => "a text",
+            },
+        }
+    }
+
+    /// The node as JSON, without the keys that `leave_out` names at the top.
+    pub(crate) fn to_json(&self, leave_out: &[&str]) -> Value {
+        match &self.content {
+            Content::List(items) => items.iter().map(|item| item.to_json(&[])).collect(),
+            Content::Map(entries) => entries
+                .iter()
+                .filter(|entry| !leave_out.contains(&entry.key.as_str()))
+                .map(|entry| (entry.key.clone(), entry.value.to_json(&[])))
+                .collect(),
+            Content::Scalar { .. } => match self.scalar() {
+                Some(Scalar::Bool(value)) => Value::Bool(value),
+                Some(Scalar::Null) | None => Value::Null,
+                Some(Scalar::Number(number)) => Value::Number(number),
+                Some(Scalar::Text(text)) => Value::String(text.to_owned()),
+            },
+        }
+    }
+
+    /// The place that a JSON pointer names ([RFC 6901](https://www.rfc-editor.org/rfc/rfc6901)), as far as it leads.
+    pub(crate) fn pointer(&self, pointer: &str) -> Span {
+        let mut node = self;
+        for token in pointer.split('/').skip(1) {
+            let token = token.replace("~1", "/").replace("~0", "~");
+            let next = match &node.content {
+                Content::List(items) => token.parse().ok().and_then(|index: usize| items.get(index)),
+                Content::Map(_) | Content::Scalar { .. } => node.get(&token),
+            };
+            let Some(next) = next else { break };
+            node = next;
+        }
+        node.span
+    }
+}
+
+fn is_null(text: &str) -> bool {
+    matches!(text, "" | "~" | "null" | "Null" | "NULL")
+}
+
+fn number(text: &str) -> Option<Number> {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if !digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') || digits.len() > 40 {
+        return None;
+    }
+    // A leading zero is an octal number in YAML 1.1 and a decimal one in 1.2: neither is meant.
+    if digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    if let Ok(integer) = text.parse::<i64>() {
+        return Some(integer.into());
+    }
+    if let Ok(integer) = text.parse::<u64>() {
+        return Some(integer.into());
+    }
+    let float = digits.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'));
+    if !float || !digits.bytes().any(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok().and_then(Number::from_f64)
+}
+
+/// Why a plain scalar is not safe as a text: YAML 1.1 or 1.2 takes it for something else.
+pub(crate) fn not_a_text(text: &str) -> Option<&'static str> {
+    if is_null(text) {
+        return Some("nothing");
+    }
+    let lower = text.to_ascii_lowercase();
+    if text.len() <= 5 && matches!(lower.as_str(), "true" | "false" | "yes" | "no" | "on" | "off" | "y" | "n") {
+        return Some("a boolean");
+    }
+    let digits = lower.strip_prefix(['-', '+']).unwrap_or(&lower);
+    if !digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
+        return None;
+    }
+    let all = |allowed: fn(u8) -> bool| digits.bytes().all(allowed);
+    let sexagesimal = digits.contains(':')
+        && all(|b| b.is_ascii_digit() || b == b':')
+        && digits.split(':').skip(1).all(|part| matches!(part.parse(), Ok(0..=59_u32)) && part.len() <= 2);
+    let based = ["0x", "0o", "0b"].iter().any(|prefix| {
+        digits.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_hexdigit()))
+    });
+    let decimal = all(|b| b.is_ascii_digit() || b == b'_') || number(text).is_some();
+    (sexagesimal || based || decimal || matches!(digits, ".inf" | ".nan")).then_some("a number")
+}
+
+/// Parses one file. What is wrong goes to the report; `None` when the rest of the file cannot be trusted.
+pub(crate) fn parse(
+    source: &Source,
+    file: u32,
+    limits: &Limits,
+    next_id: &mut u32,
+    report: &mut Report,
+) -> Option<Node> {
+    if source.text.len() > limits.file {
+        let message = format!("the file is larger than {} MiB", limits.file >> 20);
+        report.push(Diagnostic::error("too-large", Span::new(file, 0, 0), message));
+        return None;
+    }
+    let errors = report.errors();
+    refuse_hidden_characters(source, file, report);
+    if report.errors() > errors {
+        return None;
+    }
+    let mut builder = Builder {
+        source,
+        file,
+        limits,
+        next_id,
+        report,
+        frames: Vec::new(),
+        anchors: HashMap::new(),
+        root: None,
+        nodes: 0,
+        alias_nodes: 0,
+        documents: 0,
+    };
+    builder.run().then_some(())?;
+    builder.root
+}
+
+/// Control characters can hide text from a reviewer or drive a terminal; a configuration needs none.
+fn refuse_hidden_characters(source: &Source, file: u32, report: &mut Report) {
+    let mut characters = source.text.char_indices().peekable();
+    while let Some((at, character)) = characters.next() {
+        let bad = match character {
+            '\t' | '\n' => false,
+            '\r' => !matches!(characters.peek(), Some((_, '\n'))),
+            other => super::diagnostic::is_hidden(other),
+        };
+        if bad {
+            let span = Span::new(file, at, at + character.len_utf8());
+            let message = format!("the character `{}` is not allowed", character.escape_default());
+            report.push(
+                Diagnostic::error("control-character", span, message)
+                    .help("control characters and invisible characters can hide text from a reviewer; remove it"),
+            );
+        }
+    }
+}
+
+/// A node, how many nodes it stands for and how deep it is.
+struct Measured {
+    node: Node,
+    nodes: usize,
+    height: usize,
+}
+
+struct Frame {
+    start: Span,
+    anchor: usize,
+    nodes: usize,
+    height: usize,
+    kind: FrameKind,
+}
+
+enum FrameKind {
+    List(Vec<Node>),
+    Map { entries: Vec<Entry>, key: Option<(String, Span, bool)> },
+}
+
+struct Builder<'a> {
+    source: &'a Source,
+    file: u32,
+    limits: &'a Limits,
+    next_id: &'a mut u32,
+    report: &'a mut Report,
+    frames: Vec<Frame>,
+    /// `None` while the anchored collection is still open.
+    anchors: HashMap<usize, Option<Measured>>,
+    root: Option<Node>,
+    nodes: usize,
+    alias_nodes: usize,
+    documents: usize,
+}
+
+impl Builder<'_> {
+    /// Whether the whole text was read.
+    fn run(&mut self) -> bool {
+        let mut options = Options::default();
+        options.set_emit_comments(false);
+        options.emit_unresolved_aliases = true;
+        // One more than ours, so that ours is the one that speaks.
+        options.flow_nesting_limit = self.limits.depth * 2;
+        options.block_nesting_limit = self.limits.depth * 2;
+        let source = self.source;
+        for event in Parser::new_from_str_with_options(&source.text, options) {
+            let done = match event {
+                Ok((event, span)) => self.event(event, &span),
+                Err(error) => {
+                    let diagnostic = self.syntax(&error);
+                    self.fatal(diagnostic)
+                }
+            };
+            if done.is_none() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// `None` ends the reading.
+    fn event(&mut self, event: Event<'_>, at: &ParserSpan) -> Option<()> {
+        let span = self.span(at);
+        match event {
+            Event::DocumentStart(..) => {
+                self.documents += 1;
+                if self.documents > 1 {
+                    return self.fatal(
+                        Diagnostic::error("several-documents", span, "a second YAML document starts here")
+                            .help("a configuration is one document: remove the `---`, or use a folder of files"),
+                    );
+                }
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                if tag.is_some() {
+                    self.refuse_tag(span);
+                }
+                if text.len() > self.limits.scalar {
+                    let message = format!("the text is longer than {} KiB", self.limits.scalar >> 10);
+                    return self.fatal(Diagnostic::error("too-large", span, message));
+                }
+                if let Some(character) =
+                    text.chars().find(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
+                {
+                    let message =
+                        format!("the escaped control character `{}` is not allowed", character.escape_default());
+                    self.report.push(Diagnostic::error("control-character", span, message));
+                }
+                let plain = style == ScalarStyle::Plain;
+                let span = if plain { span } else { self.trimmed(span) };
+                self.scalar(text.into_owned(), plain, span, anchor)?;
+            }
+            Event::SequenceStart(_, anchor, tag) => {
+                if tag.is_some() {
+                    self.refuse_tag(span);
+                }
+                self.open(FrameKind::List(Vec::new()), span, anchor)?;
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                if tag.is_some() {
+                    self.refuse_tag(span);
+                }
+                self.open(FrameKind::Map { entries: Vec::new(), key: None }, span, anchor)?;
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.close(span)?,
+            Event::Alias(anchor) => self.alias(anchor, span)?,
+            Event::UnresolvedAlias(name) => {
+                let message = format!("there is no anchor {} before this", quoted(&format!("&{name}")));
+                self.report.push(
+                    Diagnostic::error("unknown-anchor", span, message)
+                        .help("a text that begins with `*` needs quotes: `\"*.example.com\"`"),
+                );
+                self.scalar(String::new(), true, span, 0)?;
+            }
+            _ => {}
+        }
+        Some(())
+    }
+
+    fn span(&self, span: &ParserSpan) -> Span {
+        let (start, end) = span.byte_range().map_or((0, 0), |range| (range.start, range.end));
+        Span::new(self.file, start, end)
+    }
+
+    /// Block scalars end where the next token begins: cut the blanks.
+    fn trimmed(&self, span: Span) -> Span {
+        let text = self.source.text.get(span.start as usize..span.end as usize).unwrap_or_default();
+        Span::new(self.file, span.start as usize, span.start as usize + text.trim_end().len())
+    }
+
+    fn fatal(&mut self, diagnostic: Diagnostic) -> Option<()> {
+        self.report.push(diagnostic);
+        None
+    }
+
+    fn refuse_tag(&mut self, span: Span) {
+        self.report.push(
+            Diagnostic::error("tag", span, "YAML tags (`!name`) are not supported")
+                .help("remove it; a text that looks like a number needs quotes"),
+        );
+    }
+
+    fn id(&mut self) -> u32 {
+        *self.next_id = self.next_id.wrapping_add(1);
+        *self.next_id
+    }
+
+    fn count(&mut self, span: Span) -> Option<()> {
+        self.nodes += 1;
+        if self.nodes <= self.limits.nodes {
+            return Some(());
+        }
+        let message = format!("the file has more than {} values", self.limits.nodes);
+        self.fatal(Diagnostic::error("too-large", span, message).help("split it: `--config` takes a folder"))
+    }
+
+    fn open(&mut self, kind: FrameKind, start: Span, anchor: usize) -> Option<()> {
+        self.count(start)?;
+        if self.awaits_key() {
+            return self.complex_key(start);
+        }
+        if self.frames.len() >= self.limits.depth {
+            let message = format!("more than {} lists and maps inside each other", self.limits.depth);
+            return self.fatal(Diagnostic::error("too-deep", start, message));
+        }
+        if anchor > 0 {
+            self.anchors.insert(anchor, None);
+        }
+        self.frames.push(Frame { start, anchor, nodes: 1, height: 1, kind });
+        Some(())
+    }
+
+    fn awaits_key(&self) -> bool {
+        matches!(self.frames.last(), Some(Frame { kind: FrameKind::Map { key: None, .. }, .. }))
+    }
+
+    fn complex_key(&mut self, span: Span) -> Option<()> {
+        self.fatal(
+            Diagnostic::error("syntax", span, "a key of a map must be a text")
+                .help("a text that begins with `{`, `[` or `*` needs quotes"),
+        )
+    }
+
+    fn scalar(&mut self, text: String, plain: bool, span: Span, anchor: usize) -> Option<()> {
+        self.count(span)?;
+        if self.awaits_key() {
+            if let Some(Frame { kind: FrameKind::Map { key, .. }, .. }) = self.frames.last_mut() {
+                *key = Some((text, span, plain));
+            }
+            return Some(());
+        }
+        let mut span = span;
+        if plain && text.is_empty() && span.start == span.end {
+            span = self.empty_place(span);
+        }
+        let node = Node { span, id: self.id(), content: Content::Scalar { text, plain } };
+        if anchor > 0 {
+            let copy = Measured { node: node.clone(), nodes: 1, height: 0 };
+            self.anchors.insert(anchor, Some(copy));
+        }
+        self.add(Measured { node, nodes: 1, height: 0 });
+        Some(())
+    }
+
+    /// What an empty value is shown at: the key before it.
+    fn empty_place(&self, span: Span) -> Span {
+        match self.frames.last() {
+            Some(Frame { kind: FrameKind::Map { key: Some((_, key, _)), .. }, .. }) => *key,
+            _ => span,
+        }
+    }
+
+    fn add(&mut self, value: Measured) {
+        let Some(frame) = self.frames.last_mut() else {
+            self.root = Some(value.node);
+            return;
+        };
+        frame.nodes += value.nodes;
+        frame.height = frame.height.max(value.height + 1);
+        match &mut frame.kind {
+            FrameKind::List(items) => items.push(value.node),
+            FrameKind::Map { entries, key } => {
+                // Callers have made sure that there is a key.
+                if let Some((key, span, plain)) = key.take() {
+                    let key = if plain && key == "<<" { MERGE.to_owned() } else { key };
+                    entries.push(Entry { key, span, value: value.node });
+                }
+            }
+        }
+    }
+
+    fn close(&mut self, end: Span) -> Option<()> {
+        let Some(mut frame) = self.frames.pop() else { return Some(()) };
+        let content = match frame.kind {
+            FrameKind::List(items) => Content::List(items),
+            FrameKind::Map { entries, .. } => {
+                let entries = self.without_duplicates(entries);
+                Content::Map(self.merge(entries, &mut frame.nodes))
+            }
+        };
+        let stop = (end.end as usize).min(self.source.text.len());
+        let inside = self.source.text.get(frame.start.start as usize..stop).unwrap_or_default();
+        // A block collection ends where the next token begins: cut blanks, and comments with them when they are last.
+        let span = Span::new(self.file, frame.start.start as usize, frame.start.start as usize + inside.trim_end().len());
+        let node = Node { span, id: self.id(), content };
+        if frame.anchor > 0 {
+            self.copy(frame.nodes, span)?;
+            let copy = Measured { node: node.clone(), nodes: frame.nodes, height: frame.height };
+            self.anchors.insert(frame.anchor, Some(copy));
+        }
+        self.add(Measured { node, nodes: frame.nodes, height: frame.height });
+        Some(())
+    }
+
+    fn without_duplicates(&mut self, entries: Vec<Entry>) -> Vec<Entry> {
+        let mut seen: HashMap<&str, usize> = HashMap::with_capacity(entries.len());
+        let mut repeated = Vec::new();
+        for (index, entry) in entries.iter().enumerate() {
+            if let Some(first) = seen.get(entry.key.as_str()) {
+                repeated.push((index, *first));
+            } else {
+                seen.insert(&entry.key, index);
+            }
+        }
+        if repeated.is_empty() {
+            return entries;
+        }
+        for (index, first) in &repeated {
+            let (again, first) = (&entries[*index], &entries[*first]);
+            let name = if again.key == MERGE { "<<" } else { &again.key };
+            let message = format!("the key {} is there twice", quoted(name));
+            self.report.push(
+                Diagnostic::error("duplicate-key", again.span, message)
+                    .label("again here")
+                    .related(first.span, "first here"),
+            );
+        }
+        let again: HashSet<usize> = repeated.into_iter().map(|(again, _)| again).collect();
+        let kept = entries.into_iter().enumerate().filter(|(index, _)| !again.contains(index));
+        kept.map(|(_, entry)| entry).collect()
+    }
+
+    /// Replaces `<<: *anchor` and `<<: [*one, *two]` by what they stand for; keys of the map itself win.
+    fn merge(&mut self, mut entries: Vec<Entry>, nodes: &mut usize) -> Vec<Entry> {
+        let Some(at) = entries.iter().position(|entry| entry.key == MERGE) else { return entries };
+        let merge = entries.remove(at);
+        let mut own: HashSet<String> = entries.iter().map(|entry| entry.key.clone()).collect();
+        for part in merge.value.one_or_many() {
+            let Content::Map(more) = &part.content else {
+                self.report.push(
+                    Diagnostic::error("wrong-type", part.span, "`<<` takes a map or a list of maps")
+                        .help("write an alias of a map: `<<: *defaults`"),
+                );
+                continue;
+            };
+            for entry in more {
+                if own.insert(entry.key.clone()) {
+                    *nodes += 1;
+                    entries.push(entry.clone());
+                }
+            }
+        }
+        entries
+    }
+
+    fn alias(&mut self, anchor: usize, span: Span) -> Option<()> {
+        self.count(span)?;
+        if self.awaits_key() {
+            return self.complex_key(span);
+        }
+        let Some(Some(target)) = self.anchors.get(&anchor) else {
+            return self.fatal(Diagnostic::error("alias-cycle", span, "the alias stands for something that contains it"));
+        };
+        let (nodes, height) = (target.nodes, target.height);
+        self.copy(nodes, span)?;
+        if self.frames.len() + height > self.limits.depth {
+            let message = format!("more than {} lists and maps inside each other", self.limits.depth);
+            return self.fatal(Diagnostic::error("too-deep", span, message));
+        }
+        let Some(Some(target)) = self.anchors.get(&anchor) else { return Some(()) };
+        let mut node = target.node.clone();
+        // A scalar is wrong where it is used; what is inside a collection is wrong where it is written.
+        node.span = span;
+        self.add(Measured { node, nodes, height });
+        Some(())
+    }
+
+    /// Counts what anchors and aliases copy.
+    fn copy(&mut self, nodes: usize, span: Span) -> Option<()> {
+        self.alias_nodes = self.alias_nodes.saturating_add(nodes);
+        if self.alias_nodes <= self.limits.alias_nodes {
+            return Some(());
+        }
+        let message = format!("anchors and aliases stand for more than {} values", self.limits.alias_nodes);
+        self.fatal(Diagnostic::error("alias-bomb", span, message))
+    }
+
+    fn syntax(&self, error: &ScanError) -> Diagnostic {
+        let marker = error.marker();
+        let text = &self.source.text;
+        let at = marker.byte_offset().unwrap_or_else(|| {
+            text.char_indices().nth(marker.index()).map_or(text.len(), |(octet, _)| octet)
+        });
+        let at = self.source.floor(at);
+        let line = self.source.line_of(at);
+        // The parser speaks of the scalar before the tab, which is of no use.
+        for line in [line, line + 1] {
+            let (start, end) = self.source.line_range(line);
+            let content = text.get(start..end).unwrap_or_default();
+            let blanks = content.len() - content.trim_start_matches([' ', '\t']).len();
+            if let Some(tab) = content.get(..blanks).and_then(|blanks| blanks.find('\t')) {
+                let span = Span::new(self.file, start + tab, start + tab + 1);
+                return Diagnostic::error("tab", span, "a tab indents this line")
+                    .help("YAML is indented with blanks only");
+            }
+        }
+        let info = error.info();
+        Diagnostic::error("syntax", Span::new(self.file, at, at), format!("not YAML: {info}"))
+            .help_for_syntax(text, at)
+    }
+}
+
+impl Diagnostic {
+    fn help_for_syntax(self, text: &str, at: usize) -> Self {
+        let line = text.get(..at).and_then(|before| before.rsplit('\n').next()).unwrap_or_default();
+        if line.contains(": ") && text.get(at..).is_some_and(|rest| rest.starts_with(':')) {
+            return self.help("a text that contains `: ` needs quotes; a key needs the indentation of its neighbours");
+        }
+        if text.get(at..).is_some_and(|rest| rest.starts_with(['@', '`', '%', '*', '&'])) {
+            return self.help("a text that begins with this character needs quotes");
+        }
+        self
+    }
+}
+
+/// No key of a text can be this: control characters are refused.
+const MERGE: &str = "\u{1}<<";
