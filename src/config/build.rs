@@ -67,13 +67,16 @@ impl Loaded {
                     }
                 };
                 // Targets written in place are one target when their blocks are the same.
-                let identity = self.desired.targets.get(&deployment.target).map_or_else(String::new, |target| {
-                    format!("{} {}", target.kind, target.block)
-                });
+                let identity = self
+                    .desired
+                    .targets
+                    .get(&deployment.target)
+                    .map_or_else(String::new, |target| format!("{} {}", target.kind, target.block));
                 if let Some(first) = slots.get(&(identity.clone(), slot.location.clone())) {
                     let message = format!("two deployments go to one place, {}", quoted(&slot.location));
                     report.push(
-                        Diagnostic::error("same-place", place.span, message).related(first.span, "the other one"),
+                        Diagnostic::error("same-place", place.span, message)
+                            .related(first.span, "the other one"),
                     );
                     continue;
                 }

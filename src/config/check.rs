@@ -13,6 +13,7 @@ use super::grammar::NAME;
 use super::node::Content;
 use super::node::Entry;
 use super::node::Node;
+use super::node::POISONED;
 use super::node::Scalar;
 use super::node::not_a_text;
 use super::render::names_a_secret;
@@ -35,11 +36,14 @@ impl<'a> Checker<'a> {
 
     /// Whether a node that was checked fits, with everything in it.
     pub(crate) fn is_valid(&self, node: &Node) -> bool {
-        !self.invalid.contains(&node.id)
+        node.id != POISONED && !self.invalid.contains(&node.id)
     }
 
     /// Checks a node, which stands at `key` if it is the value of one.
     pub(crate) fn check(&mut self, node: &Node, rule: &Rule, key: &str) -> bool {
+        if node.id == POISONED {
+            return false;
+        }
         let valid = self.fits(node, rule, key);
         if !valid {
             self.invalid.insert(node.id);
@@ -84,7 +88,8 @@ impl<'a> Checker<'a> {
             valid = false;
         }
         if let Some(most) = rule.max_items.filter(|most| items.len() > *most) {
-            let message = format!("{} has {} items, and at most {most} are allowed", quoted(key), items.len());
+            let message =
+                format!("{} has {} items, and at most {most} are allowed", quoted(key), items.len());
             self.report.push(Diagnostic::error("bad-value", node.span, message));
             valid = false;
         }
@@ -119,13 +124,19 @@ impl<'a> Checker<'a> {
             return valid;
         }
         for key in rule.required.iter().filter(|key| !entries.iter().any(|entry| entry.key == **key)) {
-            let mut missing =
-                Diagnostic::error("missing-key", opening(node), format!("the key {} is missing", quoted(key)));
+            valid = false;
+            if self.is_misspelt(key, entries, rule) {
+                continue;
+            }
+            let mut missing = Diagnostic::error(
+                "missing-key",
+                opening(node),
+                format!("the key {} is missing", quoted(key)),
+            );
             if let Some(rule) = rule.properties.get(key) {
                 missing = missing.help(format!("add {}", quoted(&sketch(key, rule))));
             }
             self.report.push(missing);
-            valid = false;
         }
         if !rule.one_of_keys.is_empty() {
             valid &= self.one_of_keys(node, entries, rule);
@@ -140,7 +151,8 @@ impl<'a> Checker<'a> {
         match (present.next(), present.next()) {
             (Some(_), None) => true,
             (Some(first), Some(second)) => {
-                let message = format!("{} and {} exclude each other", quoted(&first.key), quoted(&second.key));
+                let message =
+                    format!("{} and {} exclude each other", quoted(&first.key), quoted(&second.key));
                 self.report.push(
                     Diagnostic::error("bad-value", second.span, message)
                         .related(first.span, "the other one")
@@ -150,8 +162,9 @@ impl<'a> Checker<'a> {
             }
             (None, _) => {
                 // A misspelt kind has been reported already.
-                let misspelt =
-                    entries.iter().any(|entry| !rule.properties.contains_key(&entry.key) && rule.others.is_none());
+                let misspelt = entries
+                    .iter()
+                    .any(|entry| !rule.properties.contains_key(&entry.key) && rule.others.is_none());
                 if !misspelt {
                     let message = format!("one of the keys {options} is missing");
                     self.report.push(Diagnostic::error("missing-key", opening(node), message));
@@ -161,11 +174,21 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// Whether an unknown key has been taken for this one already.
+    fn is_misspelt(&self, key: &str, entries: &[Entry], rule: &Rule) -> bool {
+        rule.others.is_none()
+            && entries
+                .iter()
+                .filter(|entry| !rule.properties.contains_key(&entry.key))
+                .any(|entry| closest(&entry.key, [key]).is_some())
+    }
+
     fn unknown_key(&mut self, node: &Node, entry: &Entry, rule: &Rule) {
+        let decided = rule.one_of_keys.iter().any(|key| node.get(key).is_some());
         let known = || {
             rule.properties
                 .keys()
-                .filter(|key| node.get(key).is_none())
+                .filter(|key| node.get(key).is_none() && !(decided && rule.one_of_keys.contains(key)))
                 .map(String::as_str)
         };
         let suggestion = closest(&entry.key, known());
@@ -240,14 +263,19 @@ impl<'a> Checker<'a> {
             }
             Scalar::Number(number) => {
                 let value = number.as_f64().unwrap_or_default();
-                if rule.minimum.is_some_and(|least| value < least) || rule.maximum.is_some_and(|most| value > most) {
+                if rule.minimum.is_some_and(|least| value < least)
+                    || rule.maximum.is_some_and(|most| value > most)
+                {
                     let range = match (rule.minimum, rule.maximum) {
                         (Some(least), Some(most)) => format!("from {least} to {most}"),
                         (Some(least), None) => format!("at least {least}"),
                         (None, most) => format!("at most {}", most.unwrap_or_default()),
                     };
                     let message = format!("{number} is out of range");
-                    self.report.push(Diagnostic::error("bad-value", node.span, message).help(format!("{range} is allowed")));
+                    self.report.push(
+                        Diagnostic::error("bad-value", node.span, message)
+                            .help(format!("{range} is allowed")),
+                    );
                     valid = false;
                 }
             }
@@ -286,7 +314,9 @@ impl<'a> Checker<'a> {
         let bad = Diagnostic::error("bad-value", node.span, format!("{} is not allowed here", quoted(found)));
         let all = format!("allowed: {}", list(options.iter().map(String::as_str)));
         self.report.push(match closest(found, options.iter().map(String::as_str)) {
-            Some(option) if options.len() > 1 => bad.help(format!("did you mean {}?", quoted(option))).help(all),
+            Some(option) if options.len() > 1 => {
+                bad.help(format!("did you mean {}?", quoted(option))).help(all)
+            }
             _ => bad.help(all),
         });
     }
@@ -326,7 +356,9 @@ impl<'a> Checker<'a> {
         if let Content::Scalar { text, plain } = &node.content {
             if kinds == [Kind::List] {
                 wrong = wrong.help(format!("write it as a list: {}", quoted(&format!("{key}: [{text}]"))));
-            } else if !plain && kinds.iter().any(|kind| matches!(kind, Kind::Integer | Kind::Number | Kind::Boolean)) {
+            } else if !plain
+                && kinds.iter().any(|kind| matches!(kind, Kind::Integer | Kind::Number | Kind::Boolean))
+            {
                 wrong = wrong.help("write it without quotes");
             } else if kinds == [Kind::Boolean] && not_a_text(text) == Some("a boolean") {
                 wrong = wrong.help("YAML 1.2 knows only `true` and `false`");
@@ -342,10 +374,13 @@ impl<'a> Checker<'a> {
             .iter()
             .map(AsRef::as_ref)
             .filter(|branch| {
-                branch.secret || branch.kinds.is_empty() || branch.kinds.iter().any(|kind| is_kind(node, *kind))
+                branch.secret
+                    || branch.kinds.is_empty()
+                    || branch.kinds.iter().any(|kind| is_kind(node, *kind))
             })
             .collect();
-        let matching = |branch: &Rule| node.entries().iter().filter(|e| branch.properties.contains_key(&e.key)).count();
+        let matching =
+            |branch: &Rule| node.entries().iter().filter(|e| branch.properties.contains_key(&e.key)).count();
         match candidates.as_slice() {
             [] => {
                 let mut kinds: Vec<Kind> = Vec::new();
@@ -368,9 +403,10 @@ impl<'a> Checker<'a> {
                 self.check(node, &union, key)
             }
             several => {
-                let best = several.iter().copied().reduce(|best, branch| {
-                    if matching(branch) > matching(best) { branch } else { best }
-                });
+                let best = several
+                    .iter()
+                    .copied()
+                    .reduce(|best, branch| if matching(branch) > matching(best) { branch } else { best });
                 best.is_none_or(|best| self.check(node, best, key))
             }
         }
@@ -387,8 +423,11 @@ impl<'a> Checker<'a> {
                 .strip_prefix('$')
                 .map(|name| name.trim_start_matches('{').trim_end_matches('}'))
                 .filter(|name| is_variable(name));
-            let diagnostic =
-                Diagnostic::error("literal-secret", node.span, format!("{} holds a secret itself", quoted(key)));
+            let diagnostic = Diagnostic::error(
+                "literal-secret",
+                node.span,
+                format!("{} holds a secret itself", quoted(key)),
+            );
             match variable {
                 Some(name) => self.report.push(
                     Diagnostic { message: format!("{} is not expanded", quoted(text)), ..diagnostic }
@@ -412,9 +451,13 @@ impl<'a> Checker<'a> {
         {
             self.report.mask(value.span);
             self.report.push(
-                Diagnostic::error("literal-secret", value.span, "this is not the name of an environment variable")
-                    .label("not shown: it may be a secret")
-                    .help(format!("write the variable's name: {}", quoted(&reference("NAME")))),
+                Diagnostic::error(
+                    "literal-secret",
+                    value.span,
+                    "this is not the name of an environment variable",
+                )
+                .label("not shown: it may be a secret")
+                .help(format!("write the variable's name: {}", quoted(&reference("NAME")))),
             );
             return false;
         }
@@ -426,7 +469,10 @@ impl<'a> Checker<'a> {
             && climbs(path)
         {
             let message = format!("{} leads out of the configuration's folder", quoted(path));
-            self.report.push(Diagnostic::error("path", value.span, message).help("`..` is not allowed; use an absolute path"));
+            self.report.push(
+                Diagnostic::error("path", value.span, message)
+                    .help("`..` is not allowed; use an absolute path"),
+            );
             return false;
         }
         let mut union = Rule { kinds: vec![Kind::Map], ..Rule::default() };

@@ -39,9 +39,15 @@ pub fn render(options: &InitOptions, registry: &Registry) -> String {
     let names: Vec<String> = options.names.iter().map(|name| scalar(name)).collect();
     let (directory, remark) = match options.production {
         true => ("letsencrypt", "Let's Encrypt's production"),
-        false => ("letsencrypt-staging", "a rehearsal that browsers do not trust; `certplan promote letsencrypt` ends it"),
+        false => (
+            "letsencrypt-staging",
+            "a rehearsal that browsers do not trust; `certplan promote letsencrypt` ends it",
+        ),
     };
-    let contact = options.contact.as_ref().map_or_else(String::new, |contact| format!("      contact: [{}]\n", scalar(contact)));
+    let contact = options
+        .contact
+        .as_ref()
+        .map_or_else(String::new, |contact| format!("      contact: [{}]\n", scalar(contact)));
     let mut text = format!(
         "# yaml-language-server: $schema=https://raw.githubusercontent.com/certplan/certplan/main/schema/certplan.schema.json\n\
          version: 1\n\
@@ -89,7 +95,8 @@ fn dns_block(text: &mut String, kind: &str, registry: &Registry) {
     text.push_str(&format!("    {kind}:\n"));
     for (key, property) in required {
         let value = sketch(kind, key, property);
-        let remark = if value.starts_with("{ env:") { "read when it is needed, never stored" } else { "replace this" };
+        let remark =
+            if value.starts_with("{ env:") { "read when it is needed, never stored" } else { "replace this" };
         text.push_str(&format!("      {key}: {value} # {remark}\n"));
     }
 }
@@ -104,7 +111,8 @@ fn required(schema: &Value) -> Vec<(&str, &Value)> {
 }
 
 fn sketch(kind: &str, key: &str, property: &Value) -> String {
-    let first = |list: &str| property.get(list).and_then(Value::as_array).and_then(|list| list.first()).cloned();
+    let first =
+        |list: &str| property.get(list).and_then(Value::as_array).and_then(|list| list.first()).cloned();
     let example = property.get("default").cloned().or_else(|| first("examples")).or_else(|| first("enum"));
     if let Some(example) = example {
         return example.as_str().map_or_else(|| example.to_string(), scalar);
@@ -112,12 +120,16 @@ fn sketch(kind: &str, key: &str, property: &Value) -> String {
     if property.get("properties").is_some_and(Value::is_object) {
         let inner: Vec<String> = required(property)
             .into_iter()
-            .map(|(inner, property)| format!("{inner}: {}", sketch(kind, &format!("{key}_{inner}"), property)))
+            .map(|(inner, property)| {
+                format!("{inner}: {}", sketch(kind, &format!("{key}_{inner}"), property))
+            })
             .collect();
         return format!("{{ {} }}", inner.join(", "));
     }
     match property.get("type").and_then(Value::as_str) {
-        Some("integer" | "number") => property.get("minimum").map_or_else(|| "1".to_owned(), Value::to_string),
+        Some("integer" | "number") => {
+            property.get("minimum").map_or_else(|| "1".to_owned(), Value::to_string)
+        }
         Some("boolean") => "true".to_owned(),
         Some("array") => "[]".to_owned(),
         Some("string") => "REPLACE-ME".to_owned(),
@@ -129,7 +141,11 @@ fn sketch(kind: &str, key: &str, property: &Value) -> String {
 fn certificate_name(name: &str) -> String {
     let name = name.trim_start_matches("*.").to_lowercase();
     let first = name.split('.').next().unwrap_or_default();
-    let clean: String = first.chars().filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-').take(63).collect();
+    let clean: String = first
+        .chars()
+        .filter(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-')
+        .take(63)
+        .collect();
     let clean = clean.trim_start_matches('-');
     if clean.is_empty() || clean == "www" { "main".to_owned() } else { clean.to_owned() }
 }

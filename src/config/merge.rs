@@ -48,14 +48,20 @@ fn add(merged: &mut Vec<Entry>, entry: Entry, report: &mut Report) {
         return;
     };
     match (&mut existing.value.content, entry.value.content) {
-        (Content::Map(known), Content::Map(more)) if NAMED.contains(&entry.key.as_str()) => known.extend(more),
+        (Content::Map(known), Content::Map(more)) if NAMED.contains(&entry.key.as_str()) => {
+            known.extend(more);
+        }
         (Content::List(known), Content::List(more)) if entry.key == "moved" => known.extend(more),
         (Content::Scalar { text: known, .. }, Content::Scalar { text, .. })
             if entry.key == "version" && *known == text => {}
         _ => report.push(
-            Diagnostic::error("duplicate-key", entry.span, format!("{} is there in two files", quoted(&entry.key)))
-                .label("again here")
-                .related(existing.span, "first here"),
+            Diagnostic::error(
+                "duplicate-key",
+                entry.span,
+                format!("{} is there in two files", quoted(&entry.key)),
+            )
+            .label("again here")
+            .related(existing.span, "first here"),
         ),
     }
 }
@@ -70,7 +76,9 @@ fn refuse_duplicates(block: &mut Entry, report: &mut Report) {
         };
         let message = format!("{} is defined twice in {}", quoted(&entry.key), quoted(&block.key));
         report.push(
-            Diagnostic::error("duplicate-key", entry.span, message).label("again here").related(*first, "first here"),
+            Diagnostic::error("duplicate-key", entry.span, message)
+                .label("again here")
+                .related(*first, "first here"),
         );
         false
     });

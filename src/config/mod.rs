@@ -8,6 +8,8 @@ mod build;
 mod check;
 mod convert;
 mod diagnostic;
+#[cfg(test)]
+mod fake;
 mod format;
 mod grammar;
 mod init;

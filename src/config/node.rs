@@ -79,6 +79,9 @@ pub(crate) enum Content {
     List(Vec<Node>),
 }
 
+/// The identifier of a node that stands for something wrong, which has been said.
+pub(crate) const POISONED: u32 = 0;
+
 /// A key of a map and its value.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
@@ -247,7 +250,8 @@ pub(crate) fn not_a_text(text: &str) -> Option<&'static str> {
         return Some("nothing");
     }
     let lower = text.to_ascii_lowercase();
-    if text.len() <= 5 && matches!(lower.as_str(), "true" | "false" | "yes" | "no" | "on" | "off" | "y" | "n") {
+    if text.len() <= 5 && matches!(lower.as_str(), "true" | "false" | "yes" | "no" | "on" | "off" | "y" | "n")
+    {
         return Some("a boolean");
     }
     let digits = lower.strip_prefix(['-', '+']).unwrap_or(&lower);
@@ -259,7 +263,9 @@ pub(crate) fn not_a_text(text: &str) -> Option<&'static str> {
         && all(|b| b.is_ascii_digit() || b == b':')
         && digits.split(':').skip(1).all(|part| matches!(part.parse(), Ok(0..=59_u32)) && part.len() <= 2);
     let based = ["0x", "0o", "0b"].iter().any(|prefix| {
-        digits.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_hexdigit()))
+        digits
+            .strip_prefix(prefix)
+            .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_hexdigit()))
     });
     let decimal = all(|b| b.is_ascii_digit() || b == b'_') || number(text).is_some();
     (sexagesimal || based || decimal || matches!(digits, ".inf" | ".nan")).then_some("a number")
@@ -312,10 +318,9 @@ fn refuse_hidden_characters(source: &Source, file: u32, report: &mut Report) {
         if bad {
             let span = Span::new(file, at, at + character.len_utf8());
             let message = format!("the character `{}` is not allowed", character.escape_default());
-            report.push(
-                Diagnostic::error("control-character", span, message)
-                    .help("control characters and invisible characters can hide text from a reviewer; remove it"),
-            );
+            report.push(Diagnostic::error("control-character", span, message).help(
+                "control characters and invisible characters can hide text from a reviewer; remove it",
+            ));
         }
     }
 }
@@ -389,7 +394,9 @@ impl Builder<'_> {
                 if self.documents > 1 {
                     return self.fatal(
                         Diagnostic::error("several-documents", span, "a second YAML document starts here")
-                            .help("a configuration is one document: remove the `---`, or use a folder of files"),
+                            .help(
+                                "a configuration is one document: remove the `---`, or use a folder of files",
+                            ),
                     );
                 }
             }
@@ -404,13 +411,18 @@ impl Builder<'_> {
                 if let Some(character) =
                     text.chars().find(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
                 {
-                    let message =
-                        format!("the escaped control character `{}` is not allowed", character.escape_default());
+                    let message = format!(
+                        "the escaped control character `{}` is not allowed",
+                        character.escape_default()
+                    );
                     self.report.push(Diagnostic::error("control-character", span, message));
                 }
                 let plain = style == ScalarStyle::Plain;
                 let span = if plain { span } else { self.trimmed(span) };
-                self.scalar(text.into_owned(), plain, span, anchor)?;
+                // The parser says `~` where nothing is written.
+                let empty = plain && span.start == span.end;
+                let text = if empty { String::new() } else { text.into_owned() };
+                self.scalar(text, plain, span, anchor)?;
             }
             Event::SequenceStart(_, anchor, tag) => {
                 if tag.is_some() {
@@ -432,7 +444,12 @@ impl Builder<'_> {
                     Diagnostic::error("unknown-anchor", span, message)
                         .help("a text that begins with `*` needs quotes: `\"*.example.com\"`"),
                 );
-                self.scalar(String::new(), true, span, 0)?;
+                self.count(span)?;
+                if self.awaits_key() {
+                    return self.complex_key(span);
+                }
+                let content = Content::Scalar { text: String::new(), plain: true };
+                self.add(Measured { node: Node { span, id: POISONED, content }, nodes: 1, height: 0 });
             }
             _ => {}
         }
@@ -463,7 +480,7 @@ impl Builder<'_> {
     }
 
     fn id(&mut self) -> u32 {
-        *self.next_id = self.next_id.wrapping_add(1);
+        *self.next_id = self.next_id.wrapping_add(1).max(POISONED + 1);
         *self.next_id
     }
 
@@ -563,7 +580,11 @@ impl Builder<'_> {
         let stop = (end.end as usize).min(self.source.text.len());
         let inside = self.source.text.get(frame.start.start as usize..stop).unwrap_or_default();
         // A block collection ends where the next token begins: cut blanks, and comments with them when they are last.
-        let span = Span::new(self.file, frame.start.start as usize, frame.start.start as usize + inside.trim_end().len());
+        let span = Span::new(
+            self.file,
+            frame.start.start as usize,
+            frame.start.start as usize + inside.trim_end().len(),
+        );
         let node = Node { span, id: self.id(), content };
         if frame.anchor > 0 {
             self.copy(frame.nodes, span)?;
@@ -607,7 +628,7 @@ impl Builder<'_> {
         let Some(at) = entries.iter().position(|entry| entry.key == MERGE) else { return entries };
         let merge = entries.remove(at);
         let mut own: HashSet<String> = entries.iter().map(|entry| entry.key.clone()).collect();
-        for part in merge.value.one_or_many() {
+        for part in merge.value.one_or_many().iter().filter(|part| part.id != POISONED) {
             let Content::Map(more) = &part.content else {
                 self.report.push(
                     Diagnostic::error("wrong-type", part.span, "`<<` takes a map or a list of maps")
@@ -631,7 +652,11 @@ impl Builder<'_> {
             return self.complex_key(span);
         }
         let Some(Some(target)) = self.anchors.get(&anchor) else {
-            return self.fatal(Diagnostic::error("alias-cycle", span, "the alias stands for something that contains it"));
+            return self.fatal(Diagnostic::error(
+                "alias-cycle",
+                span,
+                "the alias stands for something that contains it",
+            ));
         };
         let (nodes, height) = (target.nodes, target.height);
         self.copy(nodes, span)?;
@@ -677,6 +702,10 @@ impl Builder<'_> {
             }
         }
         let info = error.info();
+        if info.contains("recursion limit") || info.contains("nesting") {
+            let message = format!("more than {} lists and maps inside each other", self.limits.depth);
+            return Diagnostic::error("too-deep", Span::new(self.file, at, at), message);
+        }
         Diagnostic::error("syntax", Span::new(self.file, at, at), format!("not YAML: {info}"))
             .help_for_syntax(text, at)
     }
@@ -686,10 +715,15 @@ impl Diagnostic {
     fn help_for_syntax(self, text: &str, at: usize) -> Self {
         let line = text.get(..at).and_then(|before| before.rsplit('\n').next()).unwrap_or_default();
         if line.contains(": ") && text.get(at..).is_some_and(|rest| rest.starts_with(':')) {
-            return self.help("a text that contains `: ` needs quotes; a key needs the indentation of its neighbours");
+            return self.help(
+                "a text that contains `: ` needs quotes; a key needs the indentation of its neighbours",
+            );
         }
         if text.get(at..).is_some_and(|rest| rest.starts_with(['@', '`', '%', '*', '&'])) {
             return self.help("a text that begins with this character needs quotes");
+        }
+        if line.contains(['[', '{']) || self.message.ends_with("placement of ':' indicator") {
+            return self.help("a `[`, `{` or quote before this may not be closed");
         }
         self
     }

@@ -24,7 +24,9 @@ pub fn edit(text: &str, issuer: &str) -> Result<String, PromoteError> {
     let current = directory.map_or_else(|| Some(issuer), Node::text).and_then(|text| {
         Ca::by_name(text).or_else(|| url::Url::parse(text).ok().and_then(|url| Ca::by_directory(&url)))
     });
-    let Some(current) = current else { return Err(PromoteError::UnknownDirectory { issuer: issuer.to_owned() }) };
+    let Some(current) = current else {
+        return Err(PromoteError::UnknownDirectory { issuer: issuer.to_owned() });
+    };
     let production = current.name.strip_suffix("-staging").and_then(Ca::by_name);
     let Some(production) = production else {
         return Err(PromoteError::AlreadyProduction { issuer: issuer.to_owned() });
@@ -72,7 +74,11 @@ fn replace(text: &str, offset: usize, places: &BTreeSet<Span>, replacement: &str
         if old.starts_with('*') {
             continue;
         }
-        let quote = old.chars().next().filter(|c| matches!(c, '"' | '\'')).map_or("", |c| if c == '"' { "\"" } else { "'" });
+        let quote = old
+            .chars()
+            .next()
+            .filter(|c| matches!(c, '"' | '\''))
+            .map_or("", |c| if c == '"' { "\"" } else { "'" });
         edited.push_str(text.get(at..start).unwrap_or_default());
         edited.push_str(quote);
         edited.push_str(replacement);
@@ -94,7 +100,11 @@ pub enum PromoteError {
         issuer: String,
     },
     /// The issuer's name gives its directory, and the name of production belongs to another issuer.
-    #[error("the issuer {} cannot become {}, which is there already: let certificates refer to that one", quoted(issuer), quoted(production))]
+    #[error(
+        "the issuer {} cannot become {}, which is there already: let certificates refer to that one",
+        quoted(issuer),
+        quoted(production)
+    )]
     NameTaken {
         /// The issuer.
         issuer: String,
@@ -105,7 +115,10 @@ pub enum PromoteError {
     #[error("the configuration is not valid YAML")]
     NotYaml,
     /// The directory is no well-known one, so its production is not known.
-    #[error("the directory of the issuer {} is none of those whose production directory is known", quoted(issuer))]
+    #[error(
+        "the directory of the issuer {} is none of those whose production directory is known",
+        quoted(issuer)
+    )]
     UnknownDirectory {
         /// The issuer.
         issuer: String,

@@ -43,8 +43,16 @@ pub(crate) fn render(diagnostic: &Diagnostic, sources: &Sources, masks: &[Span],
     }
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
     let text = renderer.term_width(WINDOW * 3).render(&[group]);
-    // Lines that hold nothing end in blanks.
-    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    // Lines that hold nothing end in blanks; after an origin comes a line for a source that is cut.
+    text.lines().map(str::trim_end).filter(|line| visible(line) != ":::").collect::<Vec<_>>().join("\n")
+}
+
+/// What a terminal shows of a line, without blanks around it.
+fn visible(line: &str) -> String {
+    let mut parts = line.split('\u{1b}');
+    let first = parts.next().unwrap_or_default().to_owned();
+    let rest = parts.map(|part| part.split_once('m').map_or("", |(_, text)| text));
+    (first + &rest.collect::<String>()).trim().to_owned()
 }
 
 /// One line of a file around a place, safe to print.
@@ -125,7 +133,13 @@ impl<'a> Excerpt<'a> {
 }
 
 /// What must not be printed of a line: what is known to be a secret, and what follows a key that names one.
-fn hidden_ranges(source: &Source, file: u32, masks: &[Span], start: usize, end: usize) -> Vec<(usize, usize)> {
+fn hidden_ranges(
+    source: &Source,
+    file: u32,
+    masks: &[Span],
+    start: usize,
+    end: usize,
+) -> Vec<(usize, usize)> {
     let mut hidden: Vec<(usize, usize)> = masks
         .iter()
         .filter(|mask| mask.file == file)
@@ -134,8 +148,10 @@ fn hidden_ranges(source: &Source, file: u32, masks: &[Span], start: usize, end: 
         .collect();
     let line = source.text.get(start..end).unwrap_or_default();
     for (offset, _) in line.match_indices(':') {
-        let (before, after) = (line.get(..offset).unwrap_or_default(), line.get(offset + 1..).unwrap_or_default());
-        let key = before.rsplit([' ', '{', ',', '\t', '"', '\'']).find(|word| !word.is_empty()).unwrap_or_default();
+        let (before, after) =
+            (line.get(..offset).unwrap_or_default(), line.get(offset + 1..).unwrap_or_default());
+        let key =
+            before.rsplit([' ', '{', ',', '\t', '"', '\'']).find(|word| !word.is_empty()).unwrap_or_default();
         let value = after.trim_start();
         let refers = value.is_empty() || value.starts_with(['{', '&', '*', '#']);
         if names_a_secret(key) && !refers && after.starts_with([' ', '\t']) {
@@ -146,6 +162,7 @@ fn hidden_ranges(source: &Source, file: u32, masks: &[Span], start: usize, end: 
             } else {
                 value.find([',', '}']).unwrap_or(value.len())
             };
+            let length = value.get(..length).map_or(length, |value| value.trim_end().len());
             hidden.push((from, from + length));
         }
     }

@@ -32,7 +32,10 @@ pub fn schema(registry: &Registry) -> Value {
     let targets: Vec<&str> = registry.targets.iter().map(|factory| factory.kind).collect();
     for factory in registry.targets {
         let mut block = normalised((factory.schema)().to_value());
-        let verify = described(&fragment::<grammar::OneOrMany>(), "Where the target serves its certificates: a deployment counts only when it is seen there.");
+        let verify = described(
+            &fragment::<grammar::OneOrMany>(),
+            "Where the target serves its certificates: a deployment counts only when it is seen there.",
+        );
         properties(&mut block).insert("verify".to_owned(), verify);
         definitions.insert(format!("target_{}", factory.kind), block);
     }
@@ -40,7 +43,8 @@ pub fn schema(registry: &Registry) -> Value {
         add_kinds(block, "target", &targets, &[]);
     }
     definitions.insert("deploy".to_owned(), deploy(registry, None));
-    if let Some(items) = schema.pointer_mut("/properties/certificates/additionalProperties/properties/deploy/items")
+    if let Some(items) =
+        schema.pointer_mut("/properties/certificates/additionalProperties/properties/deploy/items")
     {
         *items = json!({ "$ref": "#/definitions/deploy" });
     }
@@ -59,7 +63,8 @@ pub(super) fn deploy(registry: &Registry, kind: Option<&str>) -> Value {
     let own = properties(&mut schema);
     for factory in registry.targets.iter().filter(|factory| kind.is_none_or(|kind| kind == factory.kind)) {
         let parameters = normalised((factory.parameters)().to_value());
-        for (name, parameter) in parameters.get("properties").and_then(Value::as_object).into_iter().flatten() {
+        for (name, parameter) in parameters.get("properties").and_then(Value::as_object).into_iter().flatten()
+        {
             match own.get_mut(name) {
                 None => drop(own.insert(name.clone(), parameter.clone())),
                 Some(existing) if existing == parameter || kinds.contains(&name.as_str()) => {}
@@ -70,7 +75,8 @@ pub(super) fn deploy(registry: &Registry, kind: Option<&str>) -> Value {
             }
         }
         if kind.is_some() {
-            required.extend(parameters.get("required").and_then(Value::as_array).cloned().unwrap_or_default());
+            required
+                .extend(parameters.get("required").and_then(Value::as_array).cloned().unwrap_or_default());
         }
     }
     if let (Some(schema), false) = (schema.as_object_mut(), required.is_empty()) {
@@ -83,7 +89,11 @@ pub(super) fn deploy(registry: &Registry, kind: Option<&str>) -> Value {
 fn add_kinds(block: &mut Value, prefix: &str, kinds: &[&str], others: &[&str]) {
     let own = properties(block);
     for (index, kind) in kinds.iter().enumerate() {
-        own.shift_insert(index, (*kind).to_owned(), json!({ "$ref": format!("#/definitions/{prefix}_{kind}") }));
+        own.shift_insert(
+            index,
+            (*kind).to_owned(),
+            json!({ "$ref": format!("#/definitions/{prefix}_{kind}") }),
+        );
     }
     let one_of: Vec<Value> = others.iter().chain(kinds).map(|key| json!({ "required": [key] })).collect();
     if let (Some(block), false) = (block.as_object_mut(), one_of.is_empty()) {
@@ -177,6 +187,14 @@ fn simplify(schema: &mut Value) {
                 map.entry(name).or_insert(value);
             }
         }
+    }
+    // A variant is a map of one key: what is said of the variant is what editors show for the key.
+    let description = map.get("description").cloned();
+    if let (Some(description), Some(Value::Object(children))) = (description, map.get_mut("properties"))
+        && children.len() == 1
+        && let Some(Value::Object(only)) = children.values_mut().next()
+    {
+        only.entry("description").or_insert(description);
     }
     if map.contains_key("properties") && !map.contains_key("additionalProperties") {
         map.insert("additionalProperties".to_owned(), json!(false));

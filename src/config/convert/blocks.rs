@@ -48,7 +48,10 @@ impl<'a> Converter<'a> {
             }
             return None;
         };
-        Some(Encryption { recipients: self.recipients(block, "recipients"), keys: self.recipients(block, "keys") })
+        Some(Encryption {
+            recipients: self.recipients(block, "recipients"),
+            keys: self.recipients(block, "keys"),
+        })
     }
 
     fn recipients(&mut self, block: &Node, key: &str) -> Vec<String> {
@@ -56,7 +59,9 @@ impl<'a> Converter<'a> {
         let mut ordered = Vec::new();
         for item in block.get(key).map_or(&[][..], Node::items) {
             let Some(text) = item.text() else { continue };
-            if text.to_ascii_uppercase().contains("AGE-SECRET-KEY-") || text.to_ascii_uppercase().starts_with("AGE-PLUGIN-") {
+            if text.to_ascii_uppercase().contains("AGE-SECRET-KEY-")
+                || text.to_ascii_uppercase().starts_with("AGE-PLUGIN-")
+            {
                 self.checker.report.mask(item.span);
                 self.push(
                     Diagnostic::error("literal-secret", item.span, "this is an identity, which is a secret")
@@ -68,7 +73,8 @@ impl<'a> Converter<'a> {
             }
             if !is_recipient(text) {
                 let message = format!("{} is not an age recipient", quoted(text));
-                let help = "recipients look like `age1...` or `age1NAME1...`, 62 characters or more with a checksum";
+                let help =
+                    "recipients look like `age1...` or `age1NAME1...`, 62 characters or more with a checksum";
                 self.push(Diagnostic::error("bad-recipient", item.span, message).help(help));
                 continue;
             }
@@ -89,7 +95,8 @@ impl<'a> Converter<'a> {
         for (name, entry) in self.named("dns") {
             let zones = self.zones(&entry.value, &mut zones_seen);
             let propagation = self.propagation(&entry.value).unwrap_or_default();
-            let kind = entry.value.entries().iter().find_map(|own| Some((own, registry.dns_factory(&own.key)?)));
+            let kind =
+                entry.value.entries().iter().find_map(|own| Some((own, registry.dns_factory(&own.key)?)));
             let Some((own, factory)) = kind else { continue };
             let block = own.value.to_json(&[]);
             if self.checker.is_valid(&own.value)
@@ -98,7 +105,10 @@ impl<'a> Converter<'a> {
                 self.complaints(complaints, &own.value);
             }
             self.places.dns.insert(name.clone(), Place { span: entry.span, block: own.value.clone() });
-            providers.insert(name, DesiredDnsProvider { kind: factory.kind.to_owned(), block, zones, propagation });
+            providers.insert(
+                name,
+                DesiredDnsProvider { kind: factory.kind.to_owned(), block, zones, propagation },
+            );
         }
         if self.root.get("dns").is_none_or(|dns| dns.entries().is_empty())
             && let Some(certificates) = self.root.entry("certificates")
@@ -149,9 +159,13 @@ impl<'a> Converter<'a> {
         }
         if let Some((text, span)) = value.text_of("wait") {
             let duration = seconds(text).map(Duration::from_secs);
-            if duration.is_none_or(|duration| duration > Duration::from_secs(24 * 3_600)) && self.checker.is_valid(value) {
+            if duration.is_none_or(|duration| duration > Duration::from_secs(24 * 3_600))
+                && self.checker.is_valid(value)
+            {
                 let message = format!("{} is not a time to wait", quoted(text));
-                self.push(Diagnostic::error("bad-value", span, message).help("at most 24h, for example `60s`"));
+                self.push(
+                    Diagnostic::error("bad-value", span, message).help("at most 24h, for example `60s`"),
+                );
             }
             return duration.map(Propagation::Wait);
         }
@@ -212,6 +226,7 @@ impl<'a> Converter<'a> {
                 let message = format!("the certificate {} is still there", quoted(from.as_str()));
                 let help = "a certificate that was renamed has left `certificates:`; remove it there or here";
                 self.push(Diagnostic::error("bad-move", from_span, message).help(help));
+                continue;
             }
             if let Some((_, first)) = moves.get(&from) {
                 let message = format!("{} is moved twice", quoted(from.as_str()));

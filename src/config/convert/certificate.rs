@@ -142,13 +142,7 @@ impl<'a> Converter<'a> {
         Name::new(text).ok()
     }
 
-    fn key(
-        &mut self,
-        block: &Node,
-        defaults: Option<&Node>,
-        ca: Option<&Ca>,
-        seen: &mut Seen,
-    ) -> KeyPolicy {
+    fn key(&mut self, block: &Node, defaults: Option<&Node>, ca: Option<&Ca>, seen: &mut Seen) -> KeyPolicy {
         let of = |key: &str| {
             let own = block.get("key").and_then(|policy| policy.text_of(key));
             own.or_else(|| defaults?.get("key")?.text_of(key))
@@ -160,7 +154,9 @@ impl<'a> Converter<'a> {
                 && seen.keys.insert((span, ca.name))
             {
                 let message = format!("{} does not take Ed25519 keys", quoted(ca.name));
-                self.push(Diagnostic::error("key-type", span, message).help("no public CA does; use `ecdsa-p256`"));
+                self.push(
+                    Diagnostic::error("key-type", span, message).help("no public CA does; use `ecdsa-p256`"),
+                );
             }
         }
         if let Some(("never", _)) = of("rotation") {

@@ -48,7 +48,11 @@ impl<'a> Converter<'a> {
             if let Some(first) = seen.get(&target) {
                 let message = format!("the certificate is deployed to {} twice", quoted(target.as_str()));
                 let help = "a target takes a certificate once: define a second target for the second place";
-                self.push(Diagnostic::error("duplicate-deployment", entry.span, message).related(*first, "first here").help(help));
+                self.push(
+                    Diagnostic::error("duplicate-deployment", entry.span, message)
+                        .related(*first, "first here")
+                        .help(help),
+                );
                 continue;
             }
             seen.insert(target.clone(), entry.span);

@@ -38,7 +38,8 @@ impl Converter<'_> {
                 (Ok((host, port)), Ok(sni)) => places.push(Place { host, port, sni, span }),
                 (Err(problem), _) => {
                     let message = format!("{} is not a host and a port: {problem}", quoted(text));
-                    let help = "for example `shop.example.com:443`, `192.0.2.1:443` or `\"[2001:db8::1]:443\"`";
+                    let help =
+                        "for example `shop.example.com:443`, `192.0.2.1:443` or `\"[2001:db8::1]:443\"`";
                     self.push(Diagnostic::error("bad-endpoint", span, message).help(help));
                 }
                 (Ok(_), Err(())) => {}
@@ -55,12 +56,20 @@ impl Converter<'_> {
             Err(error) => error.to_string(),
         };
         let message = format!("{} is not a server name: {problem}", quoted(text));
-        self.push(Diagnostic::error("bad-endpoint", span, message).help("name one host, for example `www.example.com`"));
+        self.push(
+            Diagnostic::error("bad-endpoint", span, message)
+                .help("name one host, for example `www.example.com`"),
+        );
         Err(())
     }
 
     /// Chooses the server name to ask for: as written, else the host, else a name of the certificate.
-    pub(super) fn endpoints(&mut self, places: &[Place], names: &NameSet, used: Option<Span>) -> Vec<Endpoint> {
+    pub(super) fn endpoints(
+        &mut self,
+        places: &[Place],
+        names: &NameSet,
+        used: Option<Span>,
+    ) -> Vec<Endpoint> {
         let mut endpoints = Vec::new();
         for place in places {
             let host = match &place.host {
@@ -81,8 +90,11 @@ impl Converter<'_> {
                             "the server is asked for {}, which is not a name of the certificate",
                             quoted(name.as_str())
                         );
-                        let help = "write `sni: NAME` with a name of the certificate, if the server chooses by name";
-                        self.push(related(Diagnostic::warning("verify-name", place.span, message).help(help)));
+                        let help =
+                            "write `sni: NAME` with a name of the certificate, if the server chooses by name";
+                        self.push(related(
+                            Diagnostic::warning("verify-name", place.span, message).help(help),
+                        ));
                     }
                     Some(name.as_str())
                 }
@@ -94,7 +106,8 @@ impl Converter<'_> {
                 Some(sni) => endpoints.push(Endpoint { host, port: place.port, sni: sni.to_owned() }),
                 None if names.is_empty() => {}
                 None => {
-                    let message = "which server name to ask for is not clear: the certificate has only wildcards";
+                    let message =
+                        "which server name to ask for is not clear: the certificate has only wildcards";
                     let help = "add `sni: NAME` beside `tls`, with a name that the wildcard covers";
                     self.push(related(Diagnostic::error("missing-sni", place.span, message).help(help)));
                 }

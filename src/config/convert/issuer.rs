@@ -84,7 +84,13 @@ impl Converter<'_> {
         None
     }
 
-    fn acme(&mut self, block: &Node, directory: Option<Url>, ca: Option<&Ca>, name: Span) -> Option<AcmeIssuer> {
+    fn acme(
+        &mut self,
+        block: &Node,
+        directory: Option<Url>,
+        ca: Option<&Ca>,
+        name: Span,
+    ) -> Option<AcmeIssuer> {
         if let Some(entry) = block.entry("agree_tos")
             && entry.value.scalar() == Some(Scalar::Bool(false))
         {
@@ -126,7 +132,11 @@ impl Converter<'_> {
                 contacts.push(text.to_owned());
                 continue;
             }
-            let bad = Diagnostic::error("bad-contact", item.span, format!("{} is not an e-mail address", quoted(text)));
+            let bad = Diagnostic::error(
+                "bad-contact",
+                item.span,
+                format!("{} is not an e-mail address", quoted(text)),
+            );
             self.push(match text.strip_prefix("mailto:") {
                 Some(address) => bad.help(format!("without `mailto:`: {}", quoted(address))),
                 None => bad.help("for example `ops@example.com`"),
@@ -144,7 +154,10 @@ impl Converter<'_> {
                 (_, Ok(name)) => hosts.push(name.as_str().to_owned()),
                 (_, Err(error)) => {
                     let message = format!("{} is not a host: {error}", quoted(text));
-                    self.push(Diagnostic::error("bad-value", item.span, message).help("a name without `https://` and port"));
+                    self.push(
+                        Diagnostic::error("bad-value", item.span, message)
+                            .help("a name without `https://` and port"),
+                    );
                 }
             }
         }
@@ -166,7 +179,9 @@ fn url_problem(url: &Url) -> Option<String> {
     match url.scheme() {
         "https" => None,
         "http" if loopback => None,
-        "http" => Some("a directory is reached through https; plain http is for loopback addresses only".to_owned()),
+        "http" => {
+            Some("a directory is reached through https; plain http is for loopback addresses only".to_owned())
+        }
         other => Some(format!("a directory is reached through https, not through {}", quoted(other))),
     }
 }
@@ -178,7 +193,11 @@ fn is_email(text: &str) -> bool {
         && local.is_ascii()
         && !local.contains([' ', ',', ':', ';', '<', '>', '(', ')', '"', '?', '\t', '\n']);
     // A comma or a query would be more than one address in a mailto URL.
-    local_fits && domain.is_ascii() && domain.contains('.') && Fqdn::new(domain).is_ok() && !domain.ends_with('.')
+    local_fits
+        && domain.is_ascii()
+        && domain.contains('.')
+        && Fqdn::new(domain).is_ok()
+        && !domain.ends_with('.')
 }
 
 /// A reference that the walker has accepted.

@@ -145,8 +145,13 @@ impl<'a> Converter<'a> {
         if self.checker.incomplete {
             return;
         }
-        let known: Vec<&str> =
-            self.root.get(block).map_or(&[][..], Node::entries).iter().map(|entry| entry.key.as_str()).collect();
+        let known: Vec<&str> = self
+            .root
+            .get(block)
+            .map_or(&[][..], Node::entries)
+            .iter()
+            .map(|entry| entry.key.as_str())
+            .collect();
         let mut unknown = Diagnostic::error(code, span, format!("there is no {what} {}", quoted(name)));
         if let Some(suggestion) = closest(name, known.iter().copied()) {
             unknown = unknown.help(format!("did you mean {}?", quoted(suggestion)));

@@ -30,7 +30,9 @@ impl Converter<'_> {
             self.mixed_scripts(text, &name, item.span);
             if let Some(first) = names.get(&name) {
                 let message = format!("the name {} is there twice", quoted(&name.to_string()));
-                self.push(Diagnostic::warning("duplicate-name", item.span, message).related(*first, "first here"));
+                self.push(
+                    Diagnostic::warning("duplicate-name", item.span, message).related(*first, "first here"),
+                );
                 continue;
             }
             self.suffix(&name, item.span, ca);
@@ -42,13 +44,20 @@ impl Converter<'_> {
         {
             let message = format!("{} names, and {} takes at most {most}", names.len(), quoted(ca.name));
             let span = Span { end: list.span.start + 1, ..list.span };
-            self.push(Diagnostic::error("too-many-names", span, message).help("split them over several certificates"));
+            self.push(
+                Diagnostic::error("too-many-names", span, message)
+                    .help("split them over several certificates"),
+            );
         }
         names.into_keys().collect()
     }
 
     fn bad_name(&mut self, text: &str, span: Span, error: &CertNameError) {
-        let bad = Diagnostic::error("bad-dns-name", span, format!("{} cannot be in a certificate: {error}", quoted(text)));
+        let bad = Diagnostic::error(
+            "bad-dns-name",
+            span,
+            format!("{} cannot be in a certificate: {error}", quoted(text)),
+        );
         let host = text.split("://").nth(1).and_then(|rest| rest.split(['/', ':']).next());
         self.push(match (error, host) {
             (_, Some(host)) if !host.is_empty() => bad.help(format!("write the name only: {}", quoted(host))),
@@ -63,11 +72,15 @@ impl Converter<'_> {
         if text.is_ascii() {
             return;
         }
-        let foreign = |c: char| matches!(c, '\u{370}'..='\u{3ff}' | '\u{400}'..='\u{52f}' | '\u{530}'..='\u{58f}');
-        let mixed = text.split('.').any(|label| label.contains(|c: char| c.is_ascii_alphabetic()) && label.contains(foreign));
+        let foreign =
+            |c: char| matches!(c, '\u{370}'..='\u{3ff}' | '\u{400}'..='\u{52f}' | '\u{530}'..='\u{58f}');
+        let mixed = text
+            .split('.')
+            .any(|label| label.contains(|c: char| c.is_ascii_alphabetic()) && label.contains(foreign));
         if mixed {
             let message = format!("{} mixes alphabets in one label", quoted(text));
-            let help = format!("its DNS form is {}; is it the name that you mean?", quoted(&name.to_string()));
+            let help =
+                format!("its DNS form is {}; is it the name that you mean?", quoted(&name.to_string()));
             self.push(Diagnostic::warning("mixed-scripts", span, message).help(help));
         }
     }
@@ -81,12 +94,16 @@ impl Converter<'_> {
         let boulder = ca.is_some_and(|ca| ca.boulder);
         match kind {
             Some(Type::Icann) if name.is_wildcard() => {
-                let message = format!("{what} is a wildcard on a public suffix, where others register their names");
+                let message =
+                    format!("{what} is a wildcard on a public suffix, where others register their names");
                 self.push(Diagnostic::error("public-suffix", span, message).help("no public CA issues that"));
             }
             Some(Type::Private) if name.is_wildcard() => {
                 let message = format!("{what} is a wildcard on a suffix that others get names under");
-                self.push(Diagnostic::warning("public-suffix", span, message).help("right only if the suffix is yours"));
+                self.push(
+                    Diagnostic::warning("public-suffix", span, message)
+                        .help("right only if the suffix is yours"),
+                );
             }
             Some(Type::Icann) if boulder => {
                 let message = format!("{what} is a public suffix, and Let's Encrypt does not issue for it");
@@ -106,17 +123,22 @@ impl Converter<'_> {
 
     /// Names that a wildcard beside them covers: Boulder refuses the order.
     fn redundant(&mut self, names: &BTreeMap<CertName, Span>, ca: Option<&Ca>) {
-        let wildcards: HashMap<&str, Span> =
-            names.iter().filter(|(name, _)| name.is_wildcard()).map(|(name, span)| (name.base().as_str(), *span)).collect();
+        let wildcards: HashMap<&str, Span> = names
+            .iter()
+            .filter(|(name, _)| name.is_wildcard())
+            .map(|(name, span)| (name.base().as_str(), *span))
+            .collect();
         if wildcards.is_empty() {
             return;
         }
         for (name, span) in names.iter().filter(|(name, _)| !name.is_wildcard()) {
             let Some((_, parent)) = name.base().as_str().split_once('.') else { continue };
             let Some(wildcard) = wildcards.get(parent) else { continue };
-            let message = format!("{} is covered by {}", quoted(&name.to_string()), quoted(&format!("*.{parent}")));
+            let message =
+                format!("{} is covered by {}", quoted(&name.to_string()), quoted(&format!("*.{parent}")));
             let diagnostic = match ca.filter(|ca| ca.boulder) {
-                Some(_) => Diagnostic::error("redundant-name", *span, message).help("Let's Encrypt refuses that; remove the name"),
+                Some(_) => Diagnostic::error("redundant-name", *span, message)
+                    .help("Let's Encrypt refuses that; remove the name"),
                 None => Diagnostic::warning("redundant-name", *span, message).help("some CAs refuse that"),
             };
             self.push(diagnostic.related(*wildcard, "the wildcard"));

@@ -11,7 +11,12 @@ use crate::model::RenewBefore;
 
 impl Converter<'_> {
     /// Reads `renew`; says at most once per place what is wrong with it for a lifetime.
-    pub(super) fn renew(&mut self, block: &Node, lifetime: Option<Duration>, said: bool) -> Option<RenewBefore> {
+    pub(super) fn renew(
+        &mut self,
+        block: &Node,
+        lifetime: Option<Duration>,
+        said: bool,
+    ) -> Option<RenewBefore> {
         let (text, span) = block.text_of("before")?;
         if let Some((numerator, denominator)) = text.split_once('/') {
             let fraction: (u32, u32) = (numerator.parse().ok()?, denominator.parse().ok()?);
@@ -35,13 +40,19 @@ impl Converter<'_> {
                 self.push(Diagnostic::error("renew", span, message).help(help));
             }
             Some(lifetime) if before > lifetime / 3 * 2 => {
-                let message = format!("{} before the end renews early in a lifetime of {}", quoted(text), days(lifetime));
-                let help = "that counts against the CA's rate limits; a third of the lifetime is usual: `1/3`";
+                let message = format!(
+                    "{} before the end renews early in a lifetime of {}",
+                    quoted(text),
+                    days(lifetime)
+                );
+                let help =
+                    "that counts against the CA's rate limits; a third of the lifetime is usual: `1/3`";
                 self.push(Diagnostic::warning("renew", span, message).help(help));
             }
             Some(_) => {}
             None => {
-                let message = format!("whether {} fits is not known before the first certificate", quoted(text));
+                let message =
+                    format!("whether {} fits is not known before the first certificate", quoted(text));
                 let help = "it is clamped to the real lifetime; a fraction such as `1/3` fits every lifetime";
                 self.push(Diagnostic::warning("renew", span, message).help(help));
             }
