@@ -12,10 +12,7 @@ pub const DNS: &[DnsFactory] = &[
 ];
 
 /// The deploy targets, by kind.
-pub const TARGETS: &[TargetFactory] = &[
-    #[cfg(feature = "files")]
-    certplan_files::FACTORY,
-];
+pub const TARGETS: &[TargetFactory] = &[];
 
 /// The kinds that this build of certplan knows.
 pub const BUILTIN: Registry = Registry { dns: DNS, targets: TARGETS };
