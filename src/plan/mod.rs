@@ -24,7 +24,7 @@ mod renewal;
 pub mod saved;
 mod step;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod text;
 mod view;
 mod work;
