@@ -12,7 +12,10 @@ pub const DNS: &[DnsFactory] = &[
 ];
 
 /// The deploy targets, by kind.
-pub const TARGETS: &[TargetFactory] = &[];
+pub const TARGETS: &[TargetFactory] = &[
+    #[cfg(feature = "files")]
+    certplan_files::FACTORY,
+];
 
 /// The kinds that this build of certplan knows.
 pub const BUILTIN: Registry = Registry { dns: DNS, targets: TARGETS };
