@@ -177,7 +177,7 @@ fn bundle() -> Bundle {
     let authority_key = KeyPair::generate().unwrap();
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let authority_certificate = authority.clone().self_signed(&authority_key).unwrap();
+    let authority_certificate = authority.self_signed(&authority_key).unwrap();
     let issuer = rcgen::Issuer::new(authority, authority_key);
     let leaf = CertificateParams::new(vec!["shop.example.com".to_owned()])
         .unwrap()
