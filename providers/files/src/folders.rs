@@ -1,6 +1,7 @@
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::thread;
@@ -67,7 +68,7 @@ pub(crate) fn make_folders(path: &Path) -> Result<(), ProviderError> {
         missing.push(prefix.to_owned());
     }
     for prefix in missing.iter().rev() {
-        match fs::create_dir(prefix) {
+        match fs::DirBuilder::new().mode(0o700).create(prefix) {
             Ok(()) => chmod(prefix, Mode::from_raw_mode(FOLDER_MODE))
                 .map_err(|error| failed("set the mode of", prefix, error))?,
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}

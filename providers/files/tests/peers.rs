@@ -74,8 +74,7 @@ struct Story {
 
 impl Story {
     async fn new(block: Value) -> Self {
-        let story =
-            Self { folder: tempfile::tempdir().unwrap(), block, bundles: (0..4).map(|_| bundle()).collect() };
+        let story = Self { folder: private_folder(), block, bundles: (0..4).map(|_| bundle()).collect() };
         let target = story.target(json!({}));
         story.deploy(&target, 0).await.unwrap();
         story
@@ -193,6 +192,11 @@ fn bundle() -> Bundle {
         key_type: KeyType::EcdsaP256,
         fingerprint: Fingerprint::from_digest(octets),
     }
+}
+
+fn private_folder() -> TempDir {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    tempfile::Builder::new().permissions(mode).tempdir().unwrap()
 }
 
 fn unix(pem: &str) -> String {
