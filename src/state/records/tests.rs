@@ -415,6 +415,7 @@ async fn accounts_and_provider_memory_come_back_as_they_were() {
         key,
         contact: vec!["ops@example.com".to_owned()],
         operation: None,
+        retired: Vec::new(),
     };
     let mut stored = Stored::new(account);
     state.save_account(&name("le"), &mut stored, Revise::Bump).await.unwrap();
