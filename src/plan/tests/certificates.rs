@@ -19,16 +19,16 @@ fn a_new_certificate_is_created_and_deployed() {
     let world = World::new_shop();
     assert_eq!(
         world.lines(),
-        [
-            "+ certificate/shop config create_because_new",
-            "+ deployment/shop/edge config create_because_new",
-        ]
+        ["+ certificate/shop config create_because_new", "+ deployment/shop/edge config create_because_new",]
     );
     let plan = world.plan();
     let work = &plan.work()[&name("shop")];
     let issue = work.issue.as_ref().unwrap();
     assert_eq!(issue.names, names(&["shop.example.com", "*.shop.example.com"]));
-    assert_eq!((issue.directory.as_str(), issue.replaces.as_deref(), issue.reuse_key), (DIRECTORY, None, false));
+    assert_eq!(
+        (issue.directory.as_str(), issue.replaces.as_deref(), issue.reuse_key),
+        (DIRECTORY, None, false)
+    );
     assert_eq!((work.base_revision, work.deploy.len(), work.account.as_ref()), (0, 1, None));
     assert_eq!(work.deploy[0].slot, Some(slot("shop", "edge")));
 }
@@ -36,11 +36,20 @@ fn a_new_certificate_is_created_and_deployed() {
 #[test]
 fn each_difference_from_what_was_issued_is_a_reissue_with_its_own_reason() {
     let table: [(Edit, &str); 5] = [
-        (|world| world.wanted("shop").names = names(&["shop.example.com", "www.example.com"]), "reissue_because_names_changed"),
+        (
+            |world| world.wanted("shop").names = names(&["shop.example.com", "www.example.com"]),
+            "reissue_because_names_changed",
+        ),
         (|world| world.current("shop").directory = STAGING.to_owned(), "reissue_because_issuer_changed"),
-        (|world| world.wanted("shop").profile = Some("shortlived".to_owned()), "reissue_because_profile_changed"),
+        (
+            |world| world.wanted("shop").profile = Some("shortlived".to_owned()),
+            "reissue_because_profile_changed",
+        ),
         (|world| world.wanted("shop").key.key_type = KeyType::Rsa2048, "reissue_because_key_type_changed"),
-        (|world| world.wanted("shop").preferred_chain = Some("Root X2".to_owned()), "reissue_because_preferred_chain_changed"),
+        (
+            |world| world.wanted("shop").preferred_chain = Some("Root X2".to_owned()),
+            "reissue_because_preferred_chain_changed",
+        ),
     ];
     for (edit, reason) in table {
         let mut world = World::shop();
@@ -113,7 +122,10 @@ fn a_request_reissues_or_redeploys() {
     for (asked, expected) in [
         (
             "certificate/shop",
-            &["~ certificate/shop request reissue_by_request", "~ deployment/shop/edge request redeploy_because_reissued"][..],
+            &[
+                "~ certificate/shop request reissue_by_request",
+                "~ deployment/shop/edge request redeploy_because_reissued",
+            ][..],
         ),
         ("deployment/shop/edge", &["~ deployment/shop/edge request redeploy_by_request"][..]),
     ] {
@@ -220,14 +232,14 @@ fn nothing_is_ever_lost_of_a_certificate_that_fails() {
     let mut world = World::shop();
     world.want("blog", &["blog.example.com"]);
     world.want("wiki", &["wiki.example.com"]);
-    world.observed.challenges.insert(Fqdn::new("blog.example.com").unwrap(), Fact::Unknown("no answer".to_owned()));
+    world
+        .observed
+        .challenges
+        .insert(Fqdn::new("blog.example.com").unwrap(), Fact::Unknown("no answer".to_owned()));
     let plan = world.plan();
     assert_eq!(
         lines(&plan),
-        [
-            "+ certificate/wiki config create_because_new",
-            "+ deployment/wiki/edge config create_because_new",
-        ]
+        ["+ certificate/wiki config create_because_new", "+ deployment/wiki/edge config create_because_new",]
     );
     assert_eq!(plan.errors[0].address, Some(address("certificate/blog")));
 }

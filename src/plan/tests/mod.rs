@@ -253,7 +253,10 @@ impl World {
         let served = wanted
             .endpoints()
             .into_iter()
-            .map(|endpoint| Served { endpoint: endpoint.clone(), leaf: Fact::Present(current.facts.fingerprint) })
+            .map(|endpoint| Served {
+                endpoint: endpoint.clone(),
+                leaf: Fact::Present(current.facts.fingerprint),
+            })
             .collect();
         self.observed.served.insert(name(certificate), served);
         record.current = Some(current);
@@ -377,7 +380,9 @@ impl World {
 pub(crate) fn lines(plan: &Plan) -> Vec<String> {
     plan.changes
         .iter()
-        .map(|change| format!("{} {} {} {}", change.action.symbol(), change.address, change.cause, change.reason))
+        .map(|change| {
+            format!("{} {} {} {}", change.action.symbol(), change.address, change.cause, change.reason)
+        })
         .collect()
 }
 
@@ -401,7 +406,13 @@ pub(crate) fn slot(certificate: &str, target: &str) -> Slot {
 }
 
 pub(crate) fn held(fingerprint: Fingerprint) -> Deployed {
-    Deployed { fingerprint: Some(fingerprint), serial: None, not_after: None, version: None, deviations: Vec::new() }
+    Deployed {
+        fingerprint: Some(fingerprint),
+        serial: None,
+        not_after: None,
+        version: None,
+        deviations: Vec::new(),
+    }
 }
 
 pub(crate) fn account(directory: &str) -> PriorAccount {
