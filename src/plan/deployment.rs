@@ -219,11 +219,10 @@ impl<'a> Planner<'a> {
         expected: Fingerprint,
         of: impl Fn(&Endpoint) -> bool,
     ) -> Option<(Vec<String>, Option<Fingerprint>)> {
-        let served: &'a [Served] =
-            self.input.observed.served.get(&subject.desired.name).map_or(&[], Vec::as_slice);
+        let served = self.served(&subject.desired.name);
         let mut endpoints = Vec::new();
         let mut found = None;
-        for served in served.iter().filter(|served| of(&served.endpoint)) {
+        for served in served.into_iter().filter(|served| of(&served.endpoint)) {
             let endpoint = &served.endpoint;
             match &served.leaf {
                 Fact::Present(leaf) if *leaf != expected => {
@@ -246,6 +245,13 @@ impl<'a> Planner<'a> {
         endpoints.sort();
         endpoints.dedup();
         (!endpoints.is_empty()).then_some((endpoints, found))
+    }
+
+    /// What the endpoints of a certificate serve, in an order that does not depend on who answered first.
+    pub(super) fn served(&self, name: &Name) -> Vec<&'a Served> {
+        let mut served: Vec<&Served> = self.input.observed.served.get(name).into_iter().flatten().collect();
+        served.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
+        served
     }
 
     /// Endpoints of the certificate as a whole say nothing about which of several targets is to blame.

@@ -216,7 +216,7 @@ impl<'a> Planner<'a> {
                 .into_iter()
                 .flatten()
                 .collect();
-        let served = self.input.observed.served.get(name).map_or(&[][..], Vec::as_slice);
+        let served = self.served(name);
         let mut unknown = None;
         for endpoint in &endpoints {
             let Some(served) = served.iter().find(|served| served.endpoint == **endpoint) else {

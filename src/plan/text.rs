@@ -3,13 +3,13 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-const MINUTE: i64 = 60;
-const HOUR: i64 = 60 * MINUTE;
-const DAY: i64 = 24 * HOUR;
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
 
-/// A time in words, cut to one unit, or two where one says too little: `29 days`, `36 hours`, `90 seconds`.
+/// A time in words, in the largest unit of which there are at least two: `29 days`, `36 hours`, `90 seconds`.
 pub(crate) fn span(seconds: i64) -> String {
-    let (count, unit) = match seconds.unsigned_abs() as i64 {
+    let (count, unit) = match seconds.unsigned_abs() {
         n if n >= 2 * DAY => (n / DAY, "day"),
         n if n >= 2 * HOUR => (n / HOUR, "hour"),
         n if n >= 2 * MINUTE => (n / MINUTE, "minute"),
@@ -43,10 +43,10 @@ mod tests {
             (1, "1 second"),
             (119, "119 seconds"),
             (120, "2 minutes"),
-            (2 * HOUR - 1, "119 minutes"),
-            (36 * HOUR, "36 hours"),
-            (2 * DAY, "2 days"),
-            (-30 * DAY, "30 days"),
+            (2 * 3_600 - 1, "119 minutes"),
+            (36 * 3_600, "36 hours"),
+            (2 * 86_400, "2 days"),
+            (-30 * 86_400, "30 days"),
             (i64::MIN, "106751991167300 days"),
         ] {
             assert_eq!(span(seconds), words, "{seconds}");
@@ -58,7 +58,7 @@ mod tests {
         let now = Timestamp::from_second(1_793_491_200).unwrap();
         assert_eq!(moment(now), "2026-11-01 00:00 UTC");
         assert_eq!(relative(now, now), "now");
-        assert_eq!(relative(Timestamp::from_second(1_793_491_200 + 29 * DAY).unwrap(), now), "in 29 days");
-        assert_eq!(relative(Timestamp::from_second(1_793_491_200 - 3 * HOUR).unwrap(), now), "3 hours ago");
+        assert_eq!(relative(Timestamp::from_second(1_793_491_200 + 29 * 86_400).unwrap(), now), "in 29 days");
+        assert_eq!(relative(Timestamp::from_second(1_793_491_200 - 3 * 3_600).unwrap(), now), "3 hours ago");
     }
 }

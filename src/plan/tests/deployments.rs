@@ -1,1 +1,228 @@
+use super::*;
+use crate::plan::Step;
 
+#[test]
+fn reality_that_differs_is_drift_with_both_fingerprints() {
+    let other = fingerprint("other");
+    let nothing = Deployed {
+        fingerprint: None,
+        serial: None,
+        not_after: None,
+        version: None,
+        deviations: vec!["key.pem is missing".to_owned()],
+    };
+    let mut off = held(fingerprint("shop"));
+    off.deviations = vec!["mode is 0644, not 0640".to_owned()];
+    for (fact, action, reason, found) in [
+        (Fact::Present(held(other)), "~", "redeploy_because_target_differs", Some(other)),
+        (Fact::Present(nothing), "~", "redeploy_because_target_differs", None),
+        (Fact::Absent, "+", "redeploy_because_target_is_empty", None),
+        (Fact::Present(off), "~", "redeploy_because_target_deviates", Some(fingerprint("shop"))),
+    ] {
+        let mut world = World::shop();
+        world.holds("shop", "edge", fact);
+        let plan = world.plan();
+        assert_eq!(lines(&plan), [format!("{action} deployment/shop/edge drift {reason}")]);
+        let change = find(&plan, "deployment/shop/edge");
+        assert_eq!((change.details.fingerprint, change.details.found), (Some(fingerprint("shop")), found));
+        assert_eq!(plan.drift.len(), 1);
+        assert_eq!(plan.drift[0].details, change.details);
+    }
+}
+
+#[test]
+fn what_could_not_be_looked_at_is_never_deployed_or_removed() {
+    let mut world = World::shop();
+    world.holds("shop", "edge", Fact::Unknown("connection refused".to_owned()));
+    let plan = world.plan();
+    assert!(plan.is_empty() && plan.drift.is_empty());
+    assert_eq!(warnings(&plan), ["what the target holds could not be read: connection refused"]);
+}
+
+#[test]
+fn a_target_that_tells_no_certificates_is_compared_by_what_it_tells() {
+    for (serial, expected) in [(None, 0), (Some("00c0ffee"), 0), (Some("01"), 1)] {
+        let mut world = World::shop();
+        world.observed.capabilities.get_mut(&name("edge")).unwrap().read_back = ReadBack::Metadata;
+        let mut deployed = held(fingerprint("shop"));
+        deployed.fingerprint = None;
+        deployed.serial = serial.map(str::to_owned);
+        world.holds("shop", "edge", Fact::Present(deployed));
+        assert_eq!(world.plan().changes.len(), expected, "{serial:?}");
+    }
+}
+
+#[test]
+fn a_new_entry_deploys_what_is_there() {
+    let mut world = World::shop();
+    world.deploy("shop", "vault");
+    let plan = world.plan();
+    assert_eq!(lines(&plan), ["+ deployment/shop/vault config create_because_new"]);
+    let work = &plan.work()[&name("shop")];
+    assert!(work.issue.is_none() && !work.archive);
+    assert_eq!((work.deploy.len(), work.base_revision), (1, 7));
+}
+
+#[test]
+fn another_place_is_deployed_to_before_the_old_one_is_removed() {
+    let mut world = World::shop();
+    let moved = Slot { location: "/etc/tls".to_owned(), ..slot("shop", "edge") };
+    world.observed.slots.insert((name("shop"), name("edge")), moved.clone());
+    let plan = world.plan();
+    assert_eq!(lines(&plan), ["+/- deployment/shop/edge config redeploy_because_slot_changed"]);
+    let change = find(&plan, "deployment/shop/edge");
+    let Step::Deploy(step) = &change.steps[0] else { panic!("{change:?}") };
+    assert_eq!((step.slot.as_ref(), step.moves_from.as_ref()), (Some(&moved), Some(&slot("shop", "edge"))));
+    assert_eq!((plan.summary().add, plan.summary().remove), (1, 1));
+
+    // With a renewal at the same time the move is still one.
+    world.now = time(LATE);
+    let plan = world.plan();
+    assert_eq!(find(&plan, "deployment/shop/edge").action, Action::CreateThenRemove);
+    assert_eq!(plan.work()[&name("shop")].deploy[0].moves_from, Some(slot("shop", "edge")));
+}
+
+#[test]
+fn other_parameters_at_the_same_place_are_deployed_again() {
+    let mut world = World::shop();
+    let slot = Slot { parameters: json!({ "mode": "0600" }), ..slot("shop", "edge") };
+    world.observed.slots.insert((name("shop"), name("edge")), slot);
+    assert_eq!(world.lines(), ["~ deployment/shop/edge config redeploy_because_parameters_changed"]);
+}
+
+#[test]
+fn a_deployment_that_was_left_behind_is_made_up_for() {
+    let mut world = World::shop();
+    world.record("shop").deployments.get_mut(&name("edge")).unwrap().fingerprint = fingerprint("previous");
+    world.holds("shop", "edge", Fact::Present(held(fingerprint("previous"))));
+    let plan = world.plan();
+    assert_eq!(lines(&plan), ["~ deployment/shop/edge time redeploy_because_outdated"]);
+    assert!(plan.drift.is_empty(), "the target holds what state says");
+}
+
+#[test]
+fn an_endpoint_that_serves_something_else_is_deployed_again_where_it_belongs() {
+    let mut world = World::shop();
+    world.wanted("shop").deploy[0].verify = vec![endpoint("shop.example.com")];
+    world.serves("shop", &[endpoint("shop.example.com")], Fact::Present(fingerprint("old")));
+    let plan = world.plan();
+    assert_eq!(lines(&plan), ["~ deployment/shop/edge drift redeploy_because_served_differs"]);
+    let details = &find(&plan, "deployment/shop/edge").details;
+    assert_eq!(details.endpoints, ["shop.example.com:443"]);
+    assert_eq!((details.fingerprint, details.found), (Some(fingerprint("shop")), Some(fingerprint("old"))));
+
+    // With one deployment, the certificate's endpoints are its own.
+    world.wanted("shop").deploy[0].verify.clear();
+    world.wanted("shop").verify = vec![endpoint("shop.example.com")];
+    assert_eq!(world.lines(), ["~ deployment/shop/edge drift redeploy_because_served_differs"]);
+
+    // With two, nobody knows which of them it is.
+    world.deploy("shop", "vault");
+    world.settle("shop");
+    world.serves("shop", &[endpoint("shop.example.com")], Fact::Present(fingerprint("old")));
+    let plan = world.plan();
+    assert!(plan.is_empty());
+    assert_eq!((plan.drift.len(), plan.warnings.len()), (1, 1));
+}
+
+#[test]
+fn an_endpoint_that_does_not_answer_is_a_warning() {
+    for fact in [Fact::Unknown("timed out".to_owned()), Fact::Absent] {
+        let mut world = World::shop();
+        world.wanted("shop").verify = vec![endpoint("shop.example.com")];
+        world.serves("shop", &[endpoint("shop.example.com")], fact);
+        let plan = world.plan();
+        assert!(plan.is_empty() && plan.drift.is_empty());
+        assert_eq!(plan.warnings.len(), 1);
+    }
+}
+
+#[test]
+fn drift_is_told_even_when_the_certificate_is_reissued_anyway() {
+    let mut world = World::shop();
+    world.now = time(LATE);
+    world.holds("shop", "edge", Fact::Absent);
+    let plan = world.plan();
+    assert_eq!(find(&plan, "deployment/shop/edge").reason, Reason::RedeployBecauseReissued);
+    assert_eq!(plan.drift[0].reason, Reason::RedeployBecauseTargetIsEmpty);
+}
+
+#[test]
+fn what_needs_a_key_that_nobody_here_can_open_is_a_reissue() {
+    let sealed = |edit: fn(&mut World)| {
+        let mut world = World::shop();
+        world.prior.certificates.get_mut(&name("shop")).unwrap().key_readable = false;
+        edit(&mut world);
+        world
+    };
+    assert_eq!(sealed(|_| {}).lines(), [""; 0], "nothing needs it");
+    assert_eq!(
+        sealed(|world| world.deploy("shop", "vault")).lines(),
+        [
+            "~ certificate/shop config reissue_because_key_sealed",
+            "~ deployment/shop/edge config redeploy_because_reissued",
+            "+ deployment/shop/vault config create_because_new",
+        ]
+    );
+    assert_eq!(
+        sealed(|world| world.holds("shop", "edge", Fact::Absent)).lines(),
+        [
+            "~ certificate/shop drift reissue_because_key_sealed",
+            "~ deployment/shop/edge drift redeploy_because_reissued",
+        ]
+    );
+    // A removal needs no key.
+    let world = sealed(|world| world.wanted("shop").deploy.clear());
+    assert_eq!(world.lines(), ["- deployment/shop/edge config delete_because_no_resource_config"]);
+    // Neither does an operation that is open, for its key is handed over.
+    let world = sealed(|world| {
+        world.deploy("shop", "vault");
+        world.interrupt("shop", "deploying");
+    });
+    assert!(!world.lines().contains(&"~ certificate/shop config reissue_because_key_sealed".to_owned()));
+}
+
+#[test]
+fn certificates_are_not_spent_on_an_endpoint_that_may_never_be_ours() {
+    let mut world = World::shop();
+    world.prior.certificates.get_mut(&name("shop")).unwrap().key_readable = false;
+    world.wanted("shop").verify = vec![endpoint("shop.example.com")];
+    world.serves("shop", &[endpoint("shop.example.com")], Fact::Present(fingerprint("old")));
+    let plan = world.plan();
+    assert!(plan.is_empty());
+    assert_eq!((plan.drift.len(), plan.warnings.len()), (1, 1));
+}
+
+#[test]
+fn a_sealed_key_and_a_certificate_left_out_is_an_error_that_says_so() {
+    let mut world = World::shop();
+    world.prior.certificates.get_mut(&name("shop")).unwrap().key_readable = false;
+    world.deploy("shop", "vault");
+    world.options.selection.addresses = vec!["deployment/shop/vault".to_owned()];
+    let plan = world.plan();
+    assert!(plan.is_empty());
+    assert_eq!(plan.errors[0].help.as_deref(), Some("select `certificate/shop` as well"));
+}
+
+#[test]
+fn custody_is_read_from_the_configuration() {
+    let mut world = World::shop();
+    let record = world.record("shop").clone();
+    let readable = |recipients: &[&str], keys: &[&str]| {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let encryption = Encryption { recipients: texts(recipients), keys: texts(keys) };
+        PriorCertificate::new(record.clone(), 1, Some(&encryption)).key_readable
+    };
+    assert!(readable(&["age1ci", "age1me"], &[]));
+    assert!(!readable(&["age1other"], &["age1ci"]), "only the holders of `keys:`");
+}
+
+#[test]
+fn a_target_of_another_kind_under_the_same_name_is_an_error() {
+    let mut world = World::shop();
+    world.desired.targets.get_mut(&name("edge")).unwrap().kind = "ssh".to_owned();
+    world.now = time(LATE);
+    let plan = world.plan();
+    assert_eq!(lines(&plan), ["~ certificate/shop time renew_because_window"]);
+    assert!(messages(&plan)[0].contains("was of the kind `files` and is `ssh` now"), "{:?}", plan.errors);
+}
