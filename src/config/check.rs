@@ -63,6 +63,9 @@ impl<'a> Checker<'a> {
             return self.branches(node, rule, key) && valid;
         }
         if !rule.kinds.is_empty() && !rule.kinds.iter().any(|kind| is_kind(node, *kind)) {
+            if holds_secrets(rule) {
+                self.report.mask(node.span);
+            }
             self.wrong_kind(node, &rule.kinds, key);
             return false;
         }
@@ -193,7 +196,9 @@ impl<'a> Checker<'a> {
         };
         let suggestion = closest(&entry.key, known());
         let secret = |key: &str| rule.properties.get(key).is_some_and(|rule| rule.secret);
-        if names_a_secret(&entry.key) || suggestion.is_some_and(secret) {
+        // Under whatever name it was written: a secret that is missing may be this.
+        let missing = rule.properties.iter().any(|(key, rule)| rule.secret && node.get(key).is_none());
+        if missing || names_a_secret(&entry.key) || suggestion.is_some_and(secret) {
             self.report.mask(entry.value.span);
         }
         let mut unknown =
@@ -445,6 +450,9 @@ impl<'a> Checker<'a> {
             }
             return false;
         }
+        if !node.items().is_empty() {
+            self.report.mask(node.span);
+        }
         if let Some(value) = node.get("env")
             && let Some(text) = value.text()
             && !is_variable(text)
@@ -487,6 +495,11 @@ impl<'a> Checker<'a> {
 /// Whether a path leads out of where it starts.
 pub(crate) fn climbs(path: &str) -> bool {
     path.split('/').any(|part| part == "..")
+}
+
+/// Whether a secret is expected somewhere in a map.
+fn holds_secrets(rule: &Rule) -> bool {
+    rule.properties.values().any(|rule| rule.secret || holds_secrets(rule))
 }
 
 fn is_variable(name: &str) -> bool {

@@ -229,6 +229,9 @@ impl fmt::Display for Diagnostics {
 /// Text from outside in one line: control and invisible characters escaped, long text cut.
 pub(crate) fn quoted(text: &str) -> String {
     const LONGEST: usize = 80;
+    if is_key_material(text) {
+        return "a private key".to_owned();
+    }
     let mut quoted = String::from("`");
     for (count, character) in text.chars().enumerate() {
         if count == LONGEST {
@@ -243,6 +246,12 @@ pub(crate) fn quoted(text: &str) -> String {
     }
     quoted.push('`');
     quoted
+}
+
+/// Whether a text is a private key or an age identity, wherever it was pasted.
+pub(crate) fn is_key_material(text: &str) -> bool {
+    let text = text.to_ascii_uppercase();
+    text.contains("AGE-SECRET-KEY-") || text.contains("AGE-PLUGIN-") || text.contains("PRIVATE KEY--")
 }
 
 /// Whether a terminal could take the character for something else than a visible one.

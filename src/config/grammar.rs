@@ -295,3 +295,18 @@ struct Moved {
 }
 
 const CERTIFICATE: &str = "^certificate[./][a-z0-9][a-z0-9-]{0,62}$";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Name;
+
+    #[test]
+    fn the_pattern_of_names_is_that_of_the_model() {
+        let pattern = regex::Regex::new(NAME).unwrap();
+        let (longest, too_long) = ("a".repeat(63), "a".repeat(64));
+        for text in ["a", "0", "a-", "-a", "A", "a_b", "", "a.b", "..", "a\n", "é", &longest, &too_long] {
+            assert_eq!(pattern.is_match(text), Name::new(text).is_ok(), "{text:?}");
+        }
+    }
+}

@@ -15,6 +15,7 @@ mod grammar;
 mod init;
 mod merge;
 mod node;
+mod parser;
 mod promote;
 mod render;
 mod rule;
@@ -43,7 +44,7 @@ use crate::model::Name;
 use crate::registry::Registry;
 use convert::Places;
 use diagnostic::Report;
-use node::LIMITS;
+use parser::LIMITS;
 
 /// A valid configuration, and where everything in it stands.
 #[derive(Debug)]
@@ -87,7 +88,7 @@ pub fn parse(sources: Sources, base: PathBuf, registry: &Registry) -> Result<Loa
     let mut ids = 0;
     let mut roots = Vec::new();
     for (index, file) in (0_u32..).zip(sources.files()) {
-        if let Some(root) = node::parse(file, index, &LIMITS, &mut ids, &mut report) {
+        if let Some(root) = parser::parse(file, index, &LIMITS, &mut ids, &mut report) {
             roots.push(root);
         }
     }

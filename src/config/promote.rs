@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use super::convert::ca::Ca;
 use super::diagnostic::Report;
 use super::diagnostic::quoted;
-use super::node;
-use super::node::LIMITS;
 use super::node::Node;
+use super::parser;
+use super::parser::LIMITS;
 use super::span::Source;
 use super::span::Span;
 
@@ -17,7 +17,7 @@ use super::span::Span;
 pub fn edit(text: &str, issuer: &str) -> Result<String, PromoteError> {
     let source = Source::new("", text);
     let mut report = Report::default();
-    let root = node::parse(&source, 0, &LIMITS, &mut 0, &mut report).ok_or(PromoteError::NotYaml)?;
+    let root = parser::parse(&source, 0, &LIMITS, &mut 0, &mut report).ok_or(PromoteError::NotYaml)?;
     let issuers = root.get("issuers").ok_or_else(|| unknown(issuer))?;
     let entry = issuers.entry(issuer).ok_or_else(|| unknown(issuer))?;
     let directory = entry.value.get("acme").and_then(|acme| acme.get("directory"));

@@ -147,6 +147,15 @@ fn hidden_ranges(
         .filter(|(from, to)| *from < end && *to > start)
         .collect();
     let line = source.text.get(start..end).unwrap_or_default();
+    let upper = line.to_ascii_uppercase();
+    for prefix in ["AGE-SECRET-KEY-", "AGE-PLUGIN-"] {
+        for (offset, _) in upper.match_indices(prefix) {
+            let length = upper.get(offset..).map_or(0, |rest| {
+                rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '-').unwrap_or(rest.len())
+            });
+            hidden.push((start + offset, start + offset + length));
+        }
+    }
     for (offset, _) in line.match_indices(':') {
         let (before, after) =
             (line.get(..offset).unwrap_or_default(), line.get(offset + 1..).unwrap_or_default());

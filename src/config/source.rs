@@ -12,7 +12,7 @@ use rustix::fs::Mode;
 use rustix::fs::OFlags;
 
 use super::LoadError;
-use super::node::LIMITS;
+use super::parser::LIMITS;
 use super::span::Source;
 use super::span::Sources;
 

@@ -13,6 +13,7 @@ use super::Place;
 use super::endpoint::Place as VerifyPlace;
 use crate::config::Names;
 use crate::config::diagnostic::Diagnostic;
+use crate::config::diagnostic::is_key_material;
 use crate::config::diagnostic::quoted;
 use crate::config::node::Entry;
 use crate::config::node::Node;
@@ -59,9 +60,7 @@ impl<'a> Converter<'a> {
         let mut ordered = Vec::new();
         for item in block.get(key).map_or(&[][..], Node::items) {
             let Some(text) = item.text() else { continue };
-            if text.to_ascii_uppercase().contains("AGE-SECRET-KEY-")
-                || text.to_ascii_uppercase().starts_with("AGE-PLUGIN-")
-            {
+            if is_key_material(text) {
                 self.checker.report.mask(item.span);
                 self.push(
                     Diagnostic::error("literal-secret", item.span, "this is an identity, which is a secret")
