@@ -88,7 +88,15 @@ pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, Cli
         })?),
         None => None,
     };
-    let options = args.plan.options()?;
+    let mut options = args.plan.options()?;
+    if let Some(saved) = &saved {
+        if saved.is_expired(edge::now()) {
+            return Err(CliError::new("the saved plan has expired")
+                .with_help("plan and review again")
+                .with_exit(Exit::Stale));
+        }
+        options = saved.options(&options);
+    }
     execute(&project, options, saved.as_ref().map(|saved| (saved, args.go_on)), &args.work, ui).await
 }
 

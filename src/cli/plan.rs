@@ -50,7 +50,7 @@ pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, Cli
         ui.data(&render::plan::text(&planned.plan, ui.colors_stdout()))?;
     }
     if let Some(path) = &args.out {
-        edge::write_file(path, SavedPlan::new(&planned.plan, None).to_json().as_bytes())?;
+        edge::write_file(path, SavedPlan::new(&planned.plan, &options, None).to_json().as_bytes())?;
         if !args.json {
             ui.say(&format!(
                 "The plan is saved. To apply exactly this:\n\n    certplan apply {}\n",

@@ -81,7 +81,7 @@ fn saved_plan(path: &PathBuf, json: bool, ui: Ui) -> Result<Exit, CliError> {
     if json {
         ui.data(&saved.plan.to_json())?;
     } else {
-        ui.data(&super::render::plan::saved(&saved))?;
+        ui.data(&super::render::plan::document(&saved.plan, ui.colors_stdout()))?;
     }
     Ok(Exit::Success)
 }

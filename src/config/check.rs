@@ -13,6 +13,7 @@ use super::grammar::NAME;
 use super::node::Content;
 use super::node::Entry;
 use super::node::Node;
+use super::node::POISONED;
 use super::node::Scalar;
 use super::node::not_a_text;
 use super::render::names_a_secret;
@@ -35,11 +36,14 @@ impl<'a> Checker<'a> {
 
     /// Whether a node that was checked fits, with everything in it.
     pub(crate) fn is_valid(&self, node: &Node) -> bool {
-        !self.invalid.contains(&node.id)
+        node.id != POISONED && !self.invalid.contains(&node.id)
     }
 
     /// Checks a node, which stands at `key` if it is the value of one.
     pub(crate) fn check(&mut self, node: &Node, rule: &Rule, key: &str) -> bool {
+        if node.id == POISONED {
+            return false;
+        }
         let valid = self.fits(node, rule, key);
         if !valid {
             self.invalid.insert(node.id);
@@ -120,6 +124,10 @@ impl<'a> Checker<'a> {
             return valid;
         }
         for key in rule.required.iter().filter(|key| !entries.iter().any(|entry| entry.key == **key)) {
+            valid = false;
+            if self.is_misspelt(key, entries, rule) {
+                continue;
+            }
             let mut missing = Diagnostic::error(
                 "missing-key",
                 opening(node),
@@ -129,7 +137,6 @@ impl<'a> Checker<'a> {
                 missing = missing.help(format!("add {}", quoted(&sketch(key, rule))));
             }
             self.report.push(missing);
-            valid = false;
         }
         if !rule.one_of_keys.is_empty() {
             valid &= self.one_of_keys(node, entries, rule);
@@ -167,8 +174,23 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// Whether an unknown key has been taken for this one already.
+    fn is_misspelt(&self, key: &str, entries: &[Entry], rule: &Rule) -> bool {
+        rule.others.is_none()
+            && entries
+                .iter()
+                .filter(|entry| !rule.properties.contains_key(&entry.key))
+                .any(|entry| closest(&entry.key, [key]).is_some())
+    }
+
     fn unknown_key(&mut self, node: &Node, entry: &Entry, rule: &Rule) {
-        let known = || rule.properties.keys().filter(|key| node.get(key).is_none()).map(String::as_str);
+        let decided = rule.one_of_keys.iter().any(|key| node.get(key).is_some());
+        let known = || {
+            rule.properties
+                .keys()
+                .filter(|key| node.get(key).is_none() && !(decided && rule.one_of_keys.contains(key)))
+                .map(String::as_str)
+        };
         let suggestion = closest(&entry.key, known());
         let secret = |key: &str| rule.properties.get(key).is_some_and(|rule| rule.secret);
         if names_a_secret(&entry.key) || suggestion.is_some_and(secret) {

@@ -125,7 +125,7 @@ impl Report {
     }
 
     pub(crate) fn finish(mut self, sources: Arc<Sources>) -> Diagnostics {
-        self.list.sort_by_key(Diagnostic::span);
+        self.list.sort_by(|a, b| (a.span(), a.code, &a.message).cmp(&(b.span(), b.code, &b.message)));
         // A node that several aliases share is checked once per use.
         self.list.dedup();
         Diagnostics {
@@ -228,7 +228,7 @@ impl fmt::Display for Diagnostics {
 
 /// Text from outside in one line: control and invisible characters escaped, long text cut.
 pub(crate) fn quoted(text: &str) -> String {
-    const LONGEST: usize = 60;
+    const LONGEST: usize = 80;
     let mut quoted = String::from("`");
     for (count, character) in text.chars().enumerate() {
         if count == LONGEST {
@@ -254,10 +254,18 @@ pub(crate) fn is_hidden(character: char) -> bool {
 /// `, did you mean ...?` for the candidate that is closest to a misspelt word, if one is close.
 pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word: String = word.chars().take(64).collect::<String>().to_lowercase();
+    let distance = |candidate: &str| {
+        let candidate = candidate.to_lowercase();
+        // `renew_before` for `renew`, `dir` for `directory`: nearer than anything that is merely similar in length.
+        let begins = candidate.len().min(word.len()) >= 3
+            && (candidate.starts_with(&word) || word.starts_with(&candidate));
+        let most = if begins { usize::MAX } else { (candidate.len().max(word.len()) / 3).clamp(1, 4) };
+        let distance = strsim::damerau_levenshtein(&word, &candidate);
+        (distance <= most).then_some(distance)
+    };
     candidates
         .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&word, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, candidate)| *distance <= (candidate.len().max(word.len()) / 3).clamp(1, 4))
+        .filter_map(|candidate| Some((distance(candidate)?, candidate)))
         .min()
         .map(|(_, candidate)| candidate)
 }

@@ -49,7 +49,7 @@ fn add(merged: &mut Vec<Entry>, entry: Entry, report: &mut Report) {
     };
     match (&mut existing.value.content, entry.value.content) {
         (Content::Map(known), Content::Map(more)) if NAMED.contains(&entry.key.as_str()) => {
-            known.extend(more)
+            known.extend(more);
         }
         (Content::List(known), Content::List(more)) if entry.key == "moved" => known.extend(more),
         (Content::Scalar { text: known, .. }, Content::Scalar { text, .. })

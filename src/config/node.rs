@@ -79,6 +79,9 @@ pub(crate) enum Content {
     List(Vec<Node>),
 }
 
+/// The identifier of a node that stands for something wrong, which has been said.
+pub(crate) const POISONED: u32 = 0;
+
 /// A key of a map and its value.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
@@ -416,7 +419,10 @@ impl Builder<'_> {
                 }
                 let plain = style == ScalarStyle::Plain;
                 let span = if plain { span } else { self.trimmed(span) };
-                self.scalar(text.into_owned(), plain, span, anchor)?;
+                // The parser says `~` where nothing is written.
+                let empty = plain && span.start == span.end;
+                let text = if empty { String::new() } else { text.into_owned() };
+                self.scalar(text, plain, span, anchor)?;
             }
             Event::SequenceStart(_, anchor, tag) => {
                 if tag.is_some() {
@@ -438,7 +444,12 @@ impl Builder<'_> {
                     Diagnostic::error("unknown-anchor", span, message)
                         .help("a text that begins with `*` needs quotes: `\"*.example.com\"`"),
                 );
-                self.scalar(String::new(), true, span, 0)?;
+                self.count(span)?;
+                if self.awaits_key() {
+                    return self.complex_key(span);
+                }
+                let content = Content::Scalar { text: String::new(), plain: true };
+                self.add(Measured { node: Node { span, id: POISONED, content }, nodes: 1, height: 0 });
             }
             _ => {}
         }
@@ -469,7 +480,7 @@ impl Builder<'_> {
     }
 
     fn id(&mut self) -> u32 {
-        *self.next_id = self.next_id.wrapping_add(1);
+        *self.next_id = self.next_id.wrapping_add(1).max(POISONED + 1);
         *self.next_id
     }
 
@@ -617,7 +628,7 @@ impl Builder<'_> {
         let Some(at) = entries.iter().position(|entry| entry.key == MERGE) else { return entries };
         let merge = entries.remove(at);
         let mut own: HashSet<String> = entries.iter().map(|entry| entry.key.clone()).collect();
-        for part in merge.value.one_or_many() {
+        for part in merge.value.one_or_many().iter().filter(|part| part.id != POISONED) {
             let Content::Map(more) = &part.content else {
                 self.report.push(
                     Diagnostic::error("wrong-type", part.span, "`<<` takes a map or a list of maps")
@@ -691,6 +702,10 @@ impl Builder<'_> {
             }
         }
         let info = error.info();
+        if info.contains("recursion limit") || info.contains("nesting") {
+            let message = format!("more than {} lists and maps inside each other", self.limits.depth);
+            return Diagnostic::error("too-deep", Span::new(self.file, at, at), message);
+        }
         Diagnostic::error("syntax", Span::new(self.file, at, at), format!("not YAML: {info}"))
             .help_for_syntax(text, at)
     }
@@ -706,6 +721,9 @@ impl Diagnostic {
         }
         if text.get(at..).is_some_and(|rest| rest.starts_with(['@', '`', '%', '*', '&'])) {
             return self.help("a text that begins with this character needs quotes");
+        }
+        if line.contains(['[', '{']) || self.message.ends_with("placement of ':' indicator") {
+            return self.help("a `[`, `{` or quote before this may not be closed");
         }
         self
     }

@@ -43,8 +43,16 @@ pub(crate) fn render(diagnostic: &Diagnostic, sources: &Sources, masks: &[Span],
     }
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
     let text = renderer.term_width(WINDOW * 3).render(&[group]);
-    // Lines that hold nothing end in blanks.
-    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    // Lines that hold nothing end in blanks; after an origin comes a line for a source that is cut.
+    text.lines().map(str::trim_end).filter(|line| visible(line) != ":::").collect::<Vec<_>>().join("\n")
+}
+
+/// What a terminal shows of a line, without blanks around it.
+fn visible(line: &str) -> String {
+    let mut parts = line.split('\u{1b}');
+    let first = parts.next().unwrap_or_default().to_owned();
+    let rest = parts.map(|part| part.split_once('m').map_or("", |(_, text)| text));
+    (first + &rest.collect::<String>()).trim().to_owned()
 }
 
 /// One line of a file around a place, safe to print.
@@ -154,6 +162,7 @@ fn hidden_ranges(
             } else {
                 value.find([',', '}']).unwrap_or(value.len())
             };
+            let length = value.get(..length).map_or(length, |value| value.trim_end().len());
             hidden.push((from, from + length));
         }
     }

@@ -37,15 +37,15 @@ impl Kind {
 pub(crate) struct Rule {
     /// Any of these; empty means anything.
     pub(crate) kinds: Vec<Kind>,
-    pub(crate) properties: BTreeMap<String, Arc<Rule>>,
+    pub(crate) properties: BTreeMap<String, Arc<Self>>,
     pub(crate) required: Vec<String>,
     /// What other keys hold; `None` when other keys are refused.
-    pub(crate) others: Option<Arc<Rule>>,
+    pub(crate) others: Option<Arc<Self>>,
     /// What keys look like.
     pub(crate) key_pattern: Option<Regex>,
     /// Exactly one of these keys is to be there.
     pub(crate) one_of_keys: Vec<String>,
-    pub(crate) items: Option<Arc<Rule>>,
+    pub(crate) items: Option<Arc<Self>>,
     pub(crate) min_items: usize,
     pub(crate) max_items: Option<usize>,
     /// The only values, when not empty.
@@ -56,9 +56,9 @@ pub(crate) struct Rule {
     pub(crate) minimum: Option<f64>,
     pub(crate) maximum: Option<f64>,
     /// Alternatives, of which one has to fit.
-    pub(crate) branches: Vec<Arc<Rule>>,
+    pub(crate) branches: Vec<Arc<Self>>,
     /// Rules that hold as well.
-    pub(crate) all: Vec<Arc<Rule>>,
+    pub(crate) all: Vec<Arc<Self>>,
     /// A reference to a secret is due: a map of `env` or `file`.
     pub(crate) secret: bool,
     /// Checked elsewhere, with more knowledge than the schema has.
@@ -215,7 +215,7 @@ fn pattern(map: &Map<String, Value>) -> Option<Regex> {
 fn example(map: &Map<String, Value>) -> Option<String> {
     match map.get("examples").and_then(Value::as_array)?.first()? {
         Value::String(text) => Some(text.clone()),
-        Value::Array(_) | Value::Object(_) | Value::Null => None,
+        Value::Object(_) | Value::Null => None,
         other => Some(other.to_string()),
     }
 }

@@ -208,7 +208,7 @@ mod behaviour {
             match value {
                 serde_json::Value::Array(items) => items.iter().for_each(|item| walk(item, path)),
                 serde_json::Value::Object(map) => {
-                    map.iter().for_each(|(key, value)| walk(value, &format!("{path}/{key}")))
+                    map.iter().for_each(|(key, value)| walk(value, &format!("{path}/{key}")));
                 }
                 _ => {}
             }
@@ -224,7 +224,7 @@ mod behaviour {
             writeln!(bomb, "b{level}: &a{level} [{inner}]").unwrap();
         }
         let nested_anchors = (0..31).map(|level| format!("&a{level} [")).collect::<String>()
-            + &"x, ".repeat(900_000)
+            + &"x, ".repeat(200_000)
             + &"]".repeat(31);
         for (what, text) in [
             ("bomb", bomb),

@@ -188,6 +188,14 @@ fn simplify(schema: &mut Value) {
             }
         }
     }
+    // A variant is a map of one key: what is said of the variant is what editors show for the key.
+    let description = map.get("description").cloned();
+    if let (Some(description), Some(Value::Object(children))) = (description, map.get_mut("properties"))
+        && children.len() == 1
+        && let Some(Value::Object(only)) = children.values_mut().next()
+    {
+        only.entry("description").or_insert(description);
+    }
     if map.contains_key("properties") && !map.contains_key("additionalProperties") {
         map.insert("additionalProperties".to_owned(), json!(false));
     }

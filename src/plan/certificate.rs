@@ -102,8 +102,12 @@ impl<'a> Planner<'a> {
     }
 
     fn ari(&self, subject: Subject<'a>) -> Option<&'a AriRecord> {
-        let observed = self.input.observed.ari.get(&subject.desired.name).and_then(Fact::present);
-        observed.or(subject.record().ari.as_ref())
+        match self.input.observed.ari.get(&subject.desired.name) {
+            Some(Fact::Present(fresh)) => Some(fresh),
+            // The CA offers none, or none any more.
+            Some(Fact::Absent) => None,
+            Some(Fact::Unknown(_)) | None => subject.record().ari.as_ref(),
+        }
     }
 
     fn warn_about(&mut self, subject: Subject<'a>, renewal: Option<&Renewal>) {
@@ -554,7 +558,9 @@ impl<'a> Planner<'a> {
 }
 
 fn resume(operation: &Operation, abandon: bool) -> Step {
-    Step::Resume(ResumeStep { operation: operation.id.clone(), abandon })
+    let orders = !abandon && operation.stage < Stage::Issued && !operation.names.is_empty();
+    let issuer = orders.then(|| operation.issuer.clone());
+    Step::Resume(ResumeStep { operation: operation.id.clone(), abandon, issuer })
 }
 
 fn describe_operation(details: &mut Details, operation: &Operation, abandoned: bool) {

@@ -1,11 +1,14 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use serde::Deserialize;
+use serde::Serialize;
 
 use crate::model::AccountRecord;
 use crate::model::Address;
 use crate::model::CertificateRecord;
 use crate::model::Desired;
+use crate::model::Encryption;
 use crate::model::Issuance;
 use crate::model::Name;
 use crate::model::Observed;
@@ -53,6 +56,18 @@ pub struct PriorCertificate {
     pub key_readable: bool,
 }
 
+impl PriorCertificate {
+    /// A certificate as state has it; `encryption` decides whether its key is readable.
+    pub fn new(record: CertificateRecord, revision: u64, encryption: Option<&Encryption>) -> Self {
+        let key_readable = record.current.as_ref().is_none_or(|current| {
+            encryption.is_none_or(|encryption| {
+                current.key.recipients.iter().any(|recipient| encryption.recipients.contains(recipient))
+            })
+        });
+        Self { record, revision, key_readable }
+    }
+}
+
 /// An account in state.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PriorAccount {
@@ -90,7 +105,8 @@ impl Default for PlanOptions {
 }
 
 /// The part of a plan that is wanted, by cause.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Only {
     /// What somebody wrote or asked for: `config` and `request`.
     Config,

@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::model::Address;
 
 use super::ExitClass;
+use super::NextRenewal;
 use super::Plan;
 use super::PlanErrorKind;
 use super::cause::Action;
@@ -61,6 +62,12 @@ pub struct PlanDocument {
     pub left_out: BTreeMap<String, usize>,
     /// How many changes of which kind there are: `add`, `change`, `forget`, `import`, `remove`.
     pub summary: BTreeMap<String, usize>,
+    /// How many certificates were looked at.
+    #[serde(default)]
+    pub certificates: usize,
+    /// When the next certificate that has no change is to be renewed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_renewal: Option<NextRenewal>,
     /// Errors and warnings.
     pub diagnostics: Vec<DiagnosticDocument>,
 }
@@ -205,6 +212,8 @@ impl From<&Plan> for PlanDocument {
                 ("import", summary.import),
                 ("remove", summary.remove),
             ]),
+            certificates: plan.certificates,
+            next_renewal: plan.next_renewal.clone(),
             diagnostics: plan
                 .errors
                 .iter()
@@ -213,6 +222,11 @@ impl From<&Plan> for PlanDocument {
                 .collect(),
         }
     }
+}
+
+/// A plan as the text of its [`PlanDocument`].
+pub fn to_text(plan: &Plan) -> String {
+    PlanDocument::from(plan).to_json()
 }
 
 impl PlanDocument {

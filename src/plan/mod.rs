@@ -16,22 +16,26 @@ mod check;
 mod deployment;
 mod digest;
 mod input;
-mod json;
+pub mod json;
 mod limits;
 mod planner;
 mod removal;
 mod renewal;
-mod saved;
+pub mod saved;
 mod step;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod text;
 mod view;
 mod work;
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde::Serialize;
 
 use crate::model::Address;
 use crate::model::Name;
@@ -44,7 +48,7 @@ pub use digest::Digest;
 pub use input::{Only, PlanInput, PlanOptions, Prior, PriorAccount, PriorCertificate};
 pub use json::{
     DeferralDocument, DiagnosticDocument, DriftDocument, FORMAT_VERSION, PlanDocument, ResourceChange,
-    ResourceChangeBody, Severity, json_schema,
+    ResourceChangeBody, Severity,
 };
 pub use renewal::{Basis, Renewal, renewal};
 pub use saved::{SavedPlan, SavedPlanError, Staleness, StalenessCause, verify};
@@ -92,11 +96,13 @@ pub struct LeftOut {
 }
 
 /// The next renewal.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct NextRenewal {
     /// When.
+    #[schemars(with = "String")]
     pub at: Timestamp,
     /// Of which certificate.
+    #[schemars(with = "String")]
     pub certificate: Name,
 }
 
@@ -198,10 +204,13 @@ impl Plan {
         }
     }
 
-    /// Keeps the changes that `keep` takes, for an apply that does a part. Accounts that nothing needs any more go too.
-    pub fn retain(&mut self, mut keep: impl FnMut(&Change) -> bool) {
-        self.changes.retain(|change| matches!(change.address, Address::Account(_)) || keep(change));
-        let needed: Vec<Name> = self.changes.iter().filter_map(|change| change.issuer().cloned()).collect();
+    /// Keeps the changes of the addresses that `keep` takes, for an apply that does a part. Accounts are kept as long as a
+    /// change needs them.
+    pub fn retain(&mut self, mut keep: impl FnMut(&Address) -> bool) {
+        let is_account = |address: &Address| matches!(address, Address::Account(_));
+        self.changes.retain(|change| is_account(&change.address) || keep(&change.address));
+        let needed: BTreeSet<Name> =
+            self.changes.iter().filter_map(|change| change.issuer().cloned()).collect();
         self.changes.retain(|change| match &change.address {
             Address::Account(issuer) => needed.contains(issuer),
             Address::Certificate(_) | Address::Deployment(..) => true,
@@ -214,6 +223,7 @@ impl Change {
     pub fn issuer(&self) -> Option<&Name> {
         self.steps.iter().find_map(|step| match step {
             Step::Issue(issue) => Some(&issue.issuer),
+            Step::Resume(resume) => resume.issuer.as_ref(),
             _ => None,
         })
     }

@@ -79,10 +79,9 @@ impl<'a> Planner<'a> {
         } else {
             (Action::Remove, Reason::RemoveBecauseNotConfigured)
         };
-        let resume = record
-            .operation
-            .iter()
-            .map(|operation| Step::Resume(ResumeStep { operation: operation.id.clone(), abandon: true }));
+        let resume = record.operation.iter().map(|operation| {
+            Step::Resume(ResumeStep { operation: operation.id.clone(), abandon: true, issuer: None })
+        });
         let mut change = Change::new(address, Cause::Config, reason, prior.revision);
         change.action = action;
         change.steps = resume.chain([Step::Archive]).collect();

@@ -1,3 +1,5 @@
+//! Plans that are saved for an apply to come, and what became of them meanwhile.
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
@@ -6,10 +8,14 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::model::Address;
+use crate::model::Name;
+use crate::model::Selection;
 
 use super::Plan;
 use super::change::Change;
 use super::digest::Digest;
+use super::input::Only;
+use super::input::PlanOptions;
 use super::json::FORMAT_VERSION;
 use super::json::PlanDocument;
 
@@ -25,6 +31,9 @@ const MAX_SIZE: usize = 64 << 20;
 pub struct SavedPlan {
     format: String,
     version: u32,
+    /// What the plan was asked for.
+    #[serde(default)]
+    asked: Asked,
     /// When it is too old to be applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
@@ -32,10 +41,47 @@ pub struct SavedPlan {
     pub plan: PlanDocument,
 }
 
+/// The options that shape a plan, so that apply plans the same again.
+///
+/// What may be removed though it still serves is not among them: a file that somebody tampered with can only narrow what
+/// apply does, or ask for a reissue.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+struct Asked {
+    addresses: Vec<String>,
+    exclude: Vec<String>,
+    labels: BTreeMap<String, String>,
+    only: Option<Only>,
+    replace: Vec<Address>,
+}
+
 impl SavedPlan {
-    /// Saves a plan.
-    pub fn new(plan: &Plan, expires: Option<Timestamp>) -> Self {
-        Self { format: FORMAT.to_owned(), version: VERSION, expires, plan: PlanDocument::from(plan) }
+    /// Saves a plan that was made with these options.
+    pub fn new(plan: &Plan, options: &PlanOptions, expires: Option<Timestamp>) -> Self {
+        let selection = options.selection.clone();
+        let asked = Asked {
+            addresses: selection.addresses,
+            exclude: selection.exclude,
+            labels: selection.labels,
+            only: options.only,
+            replace: options.replace.clone(),
+        };
+        Self { format: FORMAT.to_owned(), version: VERSION, asked, expires, plan: PlanDocument::from(plan) }
+    }
+
+    /// The options to plan again with: those of the saved plan, and `given` for what a file cannot grant.
+    pub fn options(&self, given: &PlanOptions) -> PlanOptions {
+        PlanOptions {
+            selection: Selection {
+                addresses: self.asked.addresses.clone(),
+                exclude: self.asked.exclude.clone(),
+                labels: self.asked.labels.clone(),
+            },
+            only: self.asked.only,
+            replace: self.asked.replace.clone(),
+            allow_remove: given.allow_remove.clone(),
+            refreshed: given.refreshed,
+        }
     }
 
     /// Reads a file, which anybody may have written.
@@ -94,21 +140,13 @@ impl SavedPlan {
     ///
     /// A certificate with one stale address is left out as a whole: its steps belong together.
     pub fn restrict(&self, fresh: &mut Plan) {
-        let stale: BTreeSet<Address> = verify(self, fresh).into_iter().map(|stale| stale.address).collect();
-        let certificates: BTreeSet<_> = stale.iter().filter_map(Address::certificate).cloned().collect();
-        let issuers: BTreeSet<_> = stale
-            .iter()
-            .filter_map(|address| match address {
-                Address::Account(issuer) => Some(issuer.clone()),
-                Address::Certificate(_) | Address::Deployment(..) => None,
-            })
+        let stale: BTreeSet<Name> = verify(self, fresh)
+            .into_iter()
+            .filter_map(|stale| stale.address.certificate().cloned())
             .collect();
         let reviewed: BTreeSet<Address> = self.reviewed().into_keys().cloned().collect();
-        let of_certificate =
-            |change: &Change| change.address.certificate().is_some_and(|name| certificates.contains(name));
-        let of_issuer = |change: &Change| change.issuer().is_some_and(|issuer| issuers.contains(issuer));
-        fresh.retain(|change| {
-            reviewed.contains(&change.address) && !of_certificate(change) && !of_issuer(change)
+        fresh.retain(|address| {
+            reviewed.contains(address) && !address.certificate().is_some_and(|name| stale.contains(name))
         });
     }
 }
@@ -206,7 +244,8 @@ impl std::fmt::Display for StalenessCause {
 
 /// Compares what was reviewed with what would be done now.
 ///
-/// What is new and belongs to no reviewed certificate is not stale, only not reviewed: [`SavedPlan::restrict`] leaves it
+/// Accounts are not compared: they follow the certificates that need them, and one that was created meanwhile changes
+/// nothing. What is new and belongs to no reviewed certificate is not stale, only not reviewed: [`SavedPlan::restrict`] leaves it
 /// out.
 pub fn verify(saved: &SavedPlan, fresh: &Plan) -> Vec<Staleness> {
     let now: BTreeMap<&Address, &Change> =
@@ -214,6 +253,9 @@ pub fn verify(saved: &SavedPlan, fresh: &Plan) -> Vec<Staleness> {
     let same_state = saved.plan.project == fresh.project.as_str() && saved.plan.lineage == fresh.lineage;
     let mut stale = Vec::new();
     for reviewed in &saved.plan.resource_changes {
+        if reviewed.address.certificate().is_none() {
+            continue;
+        }
         let cause = match now.get(&reviewed.address) {
             _ if !same_state => StalenessCause::OtherState,
             None => StalenessCause::Gone,

@@ -90,6 +90,8 @@ pub struct ResumeStep {
     pub operation: String,
     /// Remove what it left and close it, rather than finish it: the configuration asks for something else by now.
     pub abandon: bool,
+    /// The issuer that is asked to finish the order; `None` when there is no order to finish.
+    pub issuer: Option<Name>,
 }
 
 /// Where to deploy.

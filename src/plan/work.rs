@@ -68,11 +68,12 @@ impl Plan {
         }
         let accounts = self.accounts();
         for entry in work.values_mut() {
-            entry.account = entry
-                .issue
-                .as_ref()
-                .map(|issue| issue.issuer.clone())
-                .filter(|issuer| accounts.contains(issuer));
+            let issuer = match (&entry.issue, &entry.resume) {
+                (Some(issue), _) => Some(&issue.issuer),
+                (None, Some(resume)) => resume.issuer.as_ref(),
+                (None, None) => None,
+            };
+            entry.account = issuer.filter(|issuer| accounts.contains(*issuer)).cloned();
         }
         work
     }

@@ -297,9 +297,8 @@ impl Grip {
                 () = tokio::time::sleep(self.leases.ttl / 3) => {}
             }
             // A failure leaves less and less time, which `check` sees; the next beat may succeed.
-            match self.write(false).await {
-                Err(LeaseError::Lost { .. }) => return,
-                Ok(()) | Err(_) => {}
+            if let Err(LeaseError::Lost { .. }) = self.write(false).await {
+                return;
             }
         }
     }

@@ -215,7 +215,7 @@ impl<T: Content> Envelope<T> {
         }
         match (&object.content, &object.remains) {
             (Some(content), None) => {
-                content.check().map_err(|reason| damaged(format!("its content is invalid: {reason}")))?
+                content.check().map_err(|reason| damaged(format!("its content is invalid: {reason}")))?;
             }
             (None, Some(_)) => {}
             _ => return Err(damaged("it has no content".to_owned())),
@@ -224,7 +224,7 @@ impl<T: Content> Envelope<T> {
     }
 
     /// The content with its version, or what remains of it.
-    pub(super) fn into_stored(self, version: Version) -> Result<Stored<T>, Gone> {
+    pub(super) fn into_stored(self, version: Version) -> Result<Stored<T>, Box<Gone>> {
         match self.content {
             Some(content) => Ok(Stored {
                 content,
@@ -234,12 +234,12 @@ impl<T: Content> Envelope<T> {
                 writer: Some(self.writer),
                 moved_from: self.moved_from,
             }),
-            None => Err(Gone {
+            None => Err(Box::new(Gone {
                 serial: self.serial,
                 revision: self.revision,
                 version,
                 remains: self.remains.unwrap_or_default(),
-            }),
+            })),
         }
     }
 }

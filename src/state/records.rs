@@ -299,7 +299,7 @@ impl State {
         key: &ObjectKey,
         found: Versioned,
         lineage: Option<&str>,
-    ) -> Result<Result<Stored<T>, Gone>, StateError> {
+    ) -> Result<Result<Stored<T>, Box<Gone>>, StateError> {
         let object = Envelope::<T>::decode(&found.bytes, key, &self.store.locate(key), lineage)?;
         Ok(object.into_stored(found.version))
     }

@@ -36,7 +36,8 @@ const LARGEST: usize = 256 << 10;
 pub struct Place {
     /// The lineage of the state.
     pub lineage: String,
-    /// The certificate or account. It holds no project: lineage and names are unique enough for one key.
+    /// The certificate or account. Addresses name no project, so between certificates of one name in two projects of
+    /// a store only the public key tells keys apart.
     pub address: Address,
 }
 

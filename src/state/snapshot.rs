@@ -59,7 +59,7 @@ pub struct Usage {
     pub failures: Option<Failures>,
 }
 
-type Parsed<T> = (ObjectKey, Result<Result<Stored<T>, Gone>, StateError>);
+type Parsed<T> = (ObjectKey, Result<Result<Stored<T>, Box<Gone>>, StateError>);
 
 impl State {
     /// The identifiers of all open operations on the store, of every project.

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use certplan_provider::Complaint;
 use jiff::SignedDuration;
+use rustix::fs::RawMode;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::Serialize;
@@ -154,10 +155,10 @@ pub(crate) fn checked_name(name: &str) -> Result<(), Complaint> {
 }
 
 /// Reads the mode of files that hold a key.
-pub(crate) fn parse_mode(text: &str) -> Result<u32, Complaint> {
+pub(crate) fn parse_mode(text: &str) -> Result<RawMode, Complaint> {
     let shown = text.escape_debug();
     let digits = text.len() == 3 || (text.len() == 4 && text.starts_with('0'));
-    let mode = u32::from_str_radix(text, 8)
+    let mode = RawMode::from_str_radix(text, 8)
         .ok()
         .filter(|_| digits && text.bytes().all(|b| b.is_ascii_digit()))
         .ok_or_else(|| {

@@ -234,12 +234,9 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_is_not_there_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let command = CommandLine::new(&["certplan-no-such-program".to_owned()], folder.path()).unwrap();
+        let command = CommandLine::new(&["./no-such-program".to_owned()], folder.path()).unwrap();
         let error = command.run(LONG).await.unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "`certplan-no-such-program` cannot be started: there is no such program"
-        );
+        assert_eq!(error.to_string(), "`./no-such-program` cannot be started: there is no such program");
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::thread;
@@ -14,6 +14,7 @@ use rustix::fs::CWD;
 use rustix::fs::FlockOperation;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
+use rustix::fs::chmod;
 use rustix::fs::fchmod;
 use rustix::fs::flock;
 use rustix::fs::fstat;
@@ -67,9 +68,9 @@ pub(crate) fn make_folders(path: &Path) -> Result<(), ProviderError> {
         missing.push(prefix.to_owned());
     }
     for prefix in missing.iter().rev() {
-        match fs::create_dir(prefix) {
-            Ok(()) => fs::set_permissions(prefix, fs::Permissions::from_mode(FOLDER_MODE))
-                .map_err(|error| io_failed("set the mode of", prefix, &error))?,
+        match fs::DirBuilder::new().mode(0o700).create(prefix) {
+            Ok(()) => chmod(prefix, Mode::from_raw_mode(FOLDER_MODE))
+                .map_err(|error| failed("set the mode of", prefix, error))?,
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(io_failed("create", prefix, &error)),
         }

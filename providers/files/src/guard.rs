@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_folder_that_everyone_may_write_to_is_refused_unless_sticky() {
-        let root = tempfile::tempdir().unwrap();
+        let root = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o700)).tempdir().unwrap();
         folder(&root.path().join("open"), 0o777);
         folder(&root.path().join("sticky"), 0o1777);
         folder(&root.path().join("group"), 0o775);
@@ -103,7 +103,7 @@ mod tests {
             // Only root can make things of other users.
             return;
         }
-        let root = tempfile::tempdir().unwrap();
+        let root = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o700)).tempdir().unwrap();
         folder(&root.path().join("real"), 0o755);
         let link = root.path().join("link");
         symlink("real", &link).unwrap();

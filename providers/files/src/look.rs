@@ -12,6 +12,7 @@ use rustix::fs::CWD;
 use rustix::fs::FileType;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
+use rustix::fs::RawMode;
 use rustix::fs::Stat;
 use rustix::fs::fstat;
 use rustix::fs::openat;
@@ -172,7 +173,7 @@ impl Seen {
 }
 
 /// Compares who may do what with a file.
-fn compare(name: &str, metadata: &Stat, mode: u32, owners: Owners, deviations: &mut Vec<String>) {
+fn compare(name: &str, metadata: &Stat, mode: RawMode, owners: Owners, deviations: &mut Vec<String>) {
     let found = metadata.st_mode & 0o7777;
     if found != mode {
         deviations.push(format!("mode of {name} is {found:04o}, not {mode:04o}"));

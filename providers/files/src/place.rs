@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use certplan_provider::Complaint;
 use certplan_provider::ProviderError;
 use certplan_provider::Slot;
+use rustix::fs::RawMode;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -186,7 +187,7 @@ impl Place {
     }
 
     /// The mode of files that hold the key.
-    pub(crate) fn secret_mode(&self) -> u32 {
+    pub(crate) fn secret_mode(&self) -> RawMode {
         // Both ways to make a place check the mode; the fallback is the strictest that serves.
         parse_mode(&self.mode).unwrap_or(0o600)
     }

@@ -6,6 +6,7 @@ use certplan_provider::ProviderError;
 use rustix::fs::AtFlags;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
+use rustix::fs::RawMode;
 use rustix::fs::Timespec;
 use rustix::fs::Timestamps;
 use rustix::fs::fchmod;
@@ -41,7 +42,7 @@ pub(crate) const NEW_PENDING: &str = "pending.new";
 pub(crate) enum Step {
     CreateFile { folder: String, file: &'static str },
     FillFile { folder: String, file: &'static str, octets: Zeroizing<Vec<u8>> },
-    FinishFile { folder: String, file: &'static str, mode: u32, owners: Owners, modified: Timespec },
+    FinishFile { folder: String, file: &'static str, mode: RawMode, owners: Owners, modified: Timespec },
     FinishFolder { folder: String },
     MakeFolder { folder: String },
     MakeLink { text: String },

@@ -13,6 +13,7 @@ use rustix::fs::Dir;
 use rustix::fs::FileType;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
+use rustix::fs::RawMode;
 use rustix::fs::Timespec;
 use rustix::fs::fstat;
 use rustix::fs::openat;
@@ -48,9 +49,9 @@ use crate::step::NEXT_LINK;
 use crate::step::Step;
 
 /// The mode of folders, which whoever reads the public files has to pass through.
-pub(crate) const FOLDER_MODE: u32 = 0o755;
+pub(crate) const FOLDER_MODE: RawMode = 0o755;
 /// The mode of files without the key.
-pub(crate) const PUBLIC_MODE: u32 = 0o644;
+pub(crate) const PUBLIC_MODE: RawMode = 0o644;
 
 pub(crate) const PENDING: &str = "pending.json";
 const STAGING: &str = "staging-";

@@ -66,7 +66,7 @@ struct Bench {
 
 impl Bench {
     fn new(block: Value) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = private_folder();
         let target = build(&block, folder.path());
         Self { folder, target }
     }
@@ -134,6 +134,11 @@ fn bundle(number: usize) -> Bundle {
     made[number].clone()
 }
 
+/// A folder that is nobody else's, whatever the umask of the run.
+fn private_folder() -> TempDir {
+    tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o700)).tempdir().unwrap()
+}
+
 fn private_key(key: &KeyPair) -> PrivateKey {
     PrivateKey::new(Zeroizing::new(key.serialize_der()), Zeroizing::new(unix(&key.serialize_pem())))
 }
@@ -167,7 +172,7 @@ struct Harness {
 
 impl Harness {
     fn new(layout: &str) -> Arc<Self> {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = private_folder();
         let target = build(&json!({ "directory": "tls", "layout": layout, "mode": "0640" }), folder.path());
         Arc::new(Self { folder, target, haproxy: layout == "haproxy", slots: AtomicUsize::new(0) })
     }
@@ -216,7 +221,10 @@ impl TargetHarness for Harness {
     }
 
     fn plant_foreign(&self, slot: &Slot) {
-        fs::create_dir_all(self.folder.path().join("tls/.certplan")).unwrap();
+        for folder in ["tls", "tls/.certplan"].map(|folder| self.folder.path().join(folder)) {
+            fs::create_dir_all(&folder).unwrap();
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+        }
         fs::write(format!("{}-foreign", slot.location), "foreign").unwrap();
         fs::create_dir(format!("{}.d", slot.location)).unwrap();
     }
@@ -358,6 +366,7 @@ async fn what_certplan_did_not_make_is_never_touched() {
     for (what, plant) in plant {
         let bench = Bench::new(json!({ "directory": "tls" }));
         fs::create_dir(bench.path("tls")).unwrap();
+        fs::set_permissions(bench.path("tls"), fs::Permissions::from_mode(0o755)).unwrap();
         plant(&bench.path("tls/shop"));
         let seen = bench.observe().await.unwrap();
         assert_eq!(seen.deviations, [format!("`shop` is {what} that certplan did not make")]);
@@ -459,7 +468,7 @@ fn with_commands() -> Value {
 }
 
 fn cksum(text: &str) -> String {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = private_folder();
     fs::write(folder.path().join("f"), text).unwrap();
     let output = std::process::Command::new("sh")
         .args(["-c", "cksum < f"])

@@ -74,8 +74,7 @@ struct Story {
 
 impl Story {
     async fn new(block: Value) -> Self {
-        let story =
-            Self { folder: tempfile::tempdir().unwrap(), block, bundles: (0..4).map(|_| bundle()).collect() };
+        let story = Self { folder: private_folder(), block, bundles: (0..4).map(|_| bundle()).collect() };
         let target = story.target(json!({}));
         story.deploy(&target, 0).await.unwrap();
         story
@@ -177,7 +176,7 @@ fn bundle() -> Bundle {
     let authority_key = KeyPair::generate().unwrap();
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let authority_certificate = authority.clone().self_signed(&authority_key).unwrap();
+    let authority_certificate = authority.self_signed(&authority_key).unwrap();
     let issuer = rcgen::Issuer::new(authority, authority_key);
     let leaf = CertificateParams::new(vec!["shop.example.com".to_owned()])
         .unwrap()
@@ -193,6 +192,11 @@ fn bundle() -> Bundle {
         key_type: KeyType::EcdsaP256,
         fingerprint: Fingerprint::from_digest(octets),
     }
+}
+
+fn private_folder() -> TempDir {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    tempfile::Builder::new().permissions(mode).tempdir().unwrap()
 }
 
 fn unix(pem: &str) -> String {

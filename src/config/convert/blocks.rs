@@ -226,6 +226,7 @@ impl<'a> Converter<'a> {
                 let message = format!("the certificate {} is still there", quoted(from.as_str()));
                 let help = "a certificate that was renamed has left `certificates:`; remove it there or here";
                 self.push(Diagnostic::error("bad-move", from_span, message).help(help));
+                continue;
             }
             if let Some((_, first)) = moves.get(&from) {
                 let message = format!("{} is moved twice", quoted(from.as_str()));

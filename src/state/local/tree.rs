@@ -23,7 +23,7 @@ use super::folder::temporary_name;
 use super::lock::Locks;
 use crate::model::sha256;
 
-const LOCKS: &str = ".locks";
+pub(super) const LOCKS: &str = ".locks";
 
 /// Objects below this are not worth a sync: no process holds a lease through a loss of power.
 const VOLATILE: &str = "leases/";
