@@ -66,7 +66,9 @@ impl Project {
         let loaded = load(global, ui)?;
         let desired = Arc::new(loaded.desired.clone());
         let StateBackend::Local { path } = &desired.state;
-        let store: Arc<dyn Store> = Arc::new(LocalStore::new(desired.base.join(path)));
+        let store = LocalStore::new(desired.base.join(path))
+            .with_warnings(move |warning| ui.warn(&warning.to_string()));
+        let store: Arc<dyn Store> = Arc::new(store);
         let secrets = EdgeSecrets::new(desired.base.clone());
         Ok(Self { desired, loaded, secrets, store, run: edge::random_id() })
     }

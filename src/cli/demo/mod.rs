@@ -3,6 +3,9 @@
 mod web;
 
 use std::fs;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -84,26 +87,43 @@ struct Demo {
 impl Demo {
     /// Runs certplan as a user would, and shows what it prints.
     async fn certplan(&self, arguments: &[&str], expected: &[i32]) -> Result<(), CliError> {
-        let output = Command::new(program()?)
+        // Both streams into one pipe, so that lines come in the order in which they were written.
+        let (mut reader, writer) = std::io::pipe()?;
+        let mut command = Command::new(program()?);
+        command
             .args(arguments)
             .current_dir(&self.folder)
             .env("CERTPLAN_AGE_KEY_FILE", self.folder.join("identity.txt"))
             .env("DEMO_TSIG_SECRET", read(&self.folder.join("tsig-secret"))?.trim())
             .env_remove("CERTPLAN_CONFIG")
             .stdin(Stdio::null())
-            .output()
-            .await
-            .map_err(|error| CliError::new(format!("certplan cannot run itself: {error}")))?;
-        let mut text = format!("$ certplan {}\n", arguments.join(" "));
-        text.push_str(&String::from_utf8_lossy(&output.stderr));
-        text.push_str(&String::from_utf8_lossy(&output.stdout));
-        text.push('\n');
-        self.ui.data(&text)?;
-        match output.status.code() {
+            .stdout(writer.try_clone()?)
+            .stderr(writer);
+        let mut child =
+            command.spawn().map_err(|error| CliError::new(format!("certplan cannot run itself: {error}")))?;
+        // The command holds the pipe's other end too: reading would never come to an end.
+        drop(command);
+        self.ui.data(&format!("$ certplan {}\n", arguments.join(" ")))?;
+        let ui = self.ui;
+        tokio::task::spawn_blocking(move || show(&mut reader, ui)).await??;
+        let status = child.wait().await?;
+        self.ui.data("\n")?;
+        match status.code() {
             Some(code) if expected.contains(&code) => Ok(()),
             code => Err(CliError::new(format!("`certplan {}` ended with {code:?}", arguments.join(" ")))),
         }
     }
+}
+
+/// Shows what a command prints while it prints it.
+fn show(reader: &mut impl Read, ui: Ui) -> Result<(), CliError> {
+    let mut output = BufReader::new(reader);
+    let mut line = Vec::new();
+    while output.read_until(b'\n', &mut line)? > 0 {
+        ui.data(&String::from_utf8_lossy(&line))?;
+        line.clear();
+    }
+    Ok(())
 }
 
 fn program() -> Result<PathBuf, CliError> {
