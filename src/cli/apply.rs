@@ -11,7 +11,7 @@ use crate::apply::Outcome;
 use crate::apply::Reporter;
 use crate::apply::World;
 use crate::dns01::ZoneWriters;
-use crate::model::Address;
+use crate::plan::ExitClass;
 use crate::plan::Plan;
 use crate::plan::SavedPlan;
 use crate::plan::verify;
@@ -129,9 +129,13 @@ pub(crate) async fn execute(
     if !args.json {
         ui.data(&render::plan::text(&planned.plan, ui.colors_stdout()))?;
     }
-    let refused = super::plan::exit(&planned.plan, args.detailed_exitcode);
-    if refused == Exit::Refused {
-        return Ok(refused);
+    // What is wrong with the whole plan stops it; what is wrong with one address stops that one.
+    if let Some(error) = planned.plan.errors.iter().find(|error| error.address.is_none()) {
+        let failed = CliError::new(&error.message);
+        return Err(match &error.help {
+            Some(help) => failed.with_help(help),
+            None => failed,
+        });
     }
     if !planned.plan.is_empty() && reviewed.is_none() && !args.auto_approve {
         approve(ui)?;
@@ -189,7 +193,7 @@ async fn perform(
     let reporter: Arc<dyn Reporter> = match &live {
         _ if args.json => Arc::new(JsonLines::new(ui, edge::now)),
         Some(live) => Arc::<Live>::clone(live),
-        None => Arc::new(Lines::new(ui)),
+        None => Arc::new(Lines::new(ui, certificates)),
     };
     let state = project.state();
     let lineage = match &planned.lineage {
@@ -238,23 +242,20 @@ fn conclude(plan: &Plan, outcome: &Outcome, stale: bool, args: &WorkArgs, ui: Ui
         !matches!(error, ApplyError::Lease(_) | ApplyError::Interrupted) && !error.is_deferral()
     });
     if !plan.is_empty() && !args.json {
-        let certificates = |count: usize| match count {
-            1 => "1 certificate".to_owned(),
-            count => format!("{count} certificates"),
+        let done = match outcome.done.len() {
+            1 => "1 certificate is as it should be".to_owned(),
+            count => format!("{count} certificates are as they should be"),
         };
-        let done = outcome.done.len();
         match failed {
-            0 => ui.say(&format!("Apply complete: {} as they should be.", certificates(done))),
-            _ => {
-                ui.alert(&format!("Apply ended: {} as they should be, {failed} failed.", certificates(done)))
-            }
+            0 => ui.say(&format!("Apply complete: {done}.")),
+            _ => ui.alert(&format!("Apply ended: {done}, {failed} failed.")),
         }
     }
-    let has_errors =
-        plan.errors.iter().any(|error| matches!(error.address, Some(Address::Certificate(_)) | Some(_)));
+    let planned = plan.exit_class();
     match () {
         () if interrupted => Exit::Interrupted,
-        () if others || has_errors => Exit::Partial,
+        () if others || planned == ExitClass::Error => Exit::Partial,
+        () if planned == ExitClass::Refused => Exit::Refused,
         () if stale => Exit::Stale,
         () if locked => Exit::Locked,
         () if (deferred || !plan.deferred.is_empty()) && args.detailed_exitcode => Exit::Deferred,

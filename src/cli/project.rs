@@ -51,8 +51,6 @@ const CA_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct Project {
     /// What the user wants.
     pub(crate) desired: Arc<Desired>,
-    /// Where the configuration says it.
-    pub(crate) loaded: Loaded,
     /// Resolves its secrets.
     pub(crate) secrets: Arc<dyn SecretResolver>,
     /// Where its state is.
@@ -64,13 +62,13 @@ impl Project {
     /// Loads the configuration; its problems are shown in full, and are one error.
     pub(crate) fn load(global: &Global, ui: Ui) -> Result<Self, CliError> {
         let loaded = load(global, ui)?;
-        let desired = Arc::new(loaded.desired.clone());
+        let desired = Arc::new(loaded.desired);
         let StateBackend::Local { path } = &desired.state;
         let store = LocalStore::new(desired.base.join(path))
             .with_warnings(move |warning| ui.warn(&warning.to_string()));
         let store: Arc<dyn Store> = Arc::new(store);
         let secrets = EdgeSecrets::new(desired.base.clone());
-        Ok(Self { desired, loaded, secrets, store, run: edge::random_id() })
+        Ok(Self { desired, secrets, store, run: edge::random_id() })
     }
 
     /// The state of the project.

@@ -24,29 +24,29 @@ const LISTED: usize = 20;
 #[derive(Debug)]
 pub(crate) struct Lines {
     ui: Ui,
+    steps: bool,
 }
 
 impl Lines {
-    /// Lines through `ui`.
-    pub(crate) const fn new(ui: Ui) -> Self {
-        Self { ui }
+    /// Lines through `ui` for a run over `certificates`: with every step, unless there are many.
+    pub(crate) const fn new(ui: Ui, certificates: usize) -> Self {
+        Self { ui, steps: certificates <= LISTED }
     }
 }
 
 impl Reporter for Lines {
     fn report(&self, event: Event) {
-        if let Some(line) = line(&event) {
-            match event {
-                Event::ApplyErrored { .. } => self.ui.alert(&line),
-                Event::Warning { .. } => self.ui.alert(&line),
-                _ => self.ui.say(&line),
-            }
+        let line = line(&event);
+        match event {
+            Event::ApplyErrored { .. } | Event::Warning { .. } => self.ui.alert(&line),
+            Event::ApplyProgress { .. } | Event::ApplyStart { .. } if !self.steps => {}
+            _ => self.ui.say(&line),
         }
     }
 }
 
-fn line(event: &Event) -> Option<String> {
-    Some(match event {
+fn line(event: &Event) -> String {
+    match event {
         Event::ApplyStart { address, resumed: true } => format!("{address}: resuming"),
         Event::ApplyStart { address, resumed: false } => format!("{address}: starting"),
         Event::ApplyProgress { address, step } => format!("{address}: {}", step.describe()),
@@ -63,7 +63,7 @@ fn line(event: &Event) -> Option<String> {
             line
         }
         Event::Warning { address, message } => format!("{address}: warning: {}", escape(message)),
-    })
+    }
 }
 
 fn minute(moment: Timestamp) -> String {
@@ -184,10 +184,10 @@ impl Reporter for Live {
                 }
             }
             Event::ApplyComplete { address, .. } | Event::ApplyErrored { address, .. } => {
-                self.close(address, &line(&event).unwrap_or_default());
+                self.close(address, &line(&event));
             }
             Event::Warning { .. } => {
-                let _ = self.bars.println(line(&event).unwrap_or_default());
+                let _ = self.bars.println(line(&event));
             }
         }
     }
