@@ -1,1 +1,180 @@
-//! Placeholder.
+//! The configuration language: from text to [`Desired`], with every problem of every file in one run.
+//!
+//! `text -> Node (spanned tree) -> checked against the schema -> Desired`. The tree is checked against the same schema
+//! that editors use, then read in place: each value knows its file, line and column until the end. Nothing but
+//! [`load`] touches the file system; nothing at all touches the network, the environment or a secret.
+
+mod build;
+mod check;
+mod convert;
+mod diagnostic;
+#[cfg(test)]
+mod fake;
+mod format;
+mod grammar;
+mod init;
+mod merge;
+mod node;
+mod parser;
+mod promote;
+mod render;
+mod rule;
+#[cfg(test)]
+mod samples;
+mod schema;
+mod source;
+mod span;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use diagnostic::{Diagnostic, Diagnostics, Label, Severity};
+pub use format::format;
+pub use init::{InitOptions, render as init};
+pub use promote::{PromoteError, edit as promote};
+pub use schema::schema;
+pub use span::{Location, Source, Sources, Span};
+
+use crate::model::Address;
+use crate::model::Desired;
+use crate::model::Name;
+use crate::registry::Registry;
+use convert::Places;
+use diagnostic::Report;
+use parser::LIMITS;
+
+/// A valid configuration, and where everything in it stands.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What is wanted.
+    pub desired: Desired,
+    /// What works and is likely not what was meant.
+    pub warnings: Diagnostics,
+    /// The files.
+    pub sources: Arc<Sources>,
+    places: Places,
+}
+
+impl Loaded {
+    /// Where the configuration says something about an address; `None` when it does not.
+    pub fn locate(&self, address: &Address) -> Option<Location> {
+        self.sources.locate(*self.places.addresses.get(address)?)
+    }
+
+    /// Where a DNS provider stands.
+    pub fn locate_dns(&self, name: &Name) -> Option<Location> {
+        self.sources.locate(self.places.dns.get(name)?.span)
+    }
+
+    /// Where a target stands, or the entry of `deploy` that it is written in.
+    pub fn locate_target(&self, name: &Name) -> Option<Location> {
+        self.sources.locate(self.places.targets.get(name)?.span)
+    }
+}
+
+/// Reads and validates a configuration: a file, or a folder whose `*.yaml` are merged.
+pub fn load(path: &Path, registry: &Registry) -> Result<Loaded, LoadError> {
+    let files = source::read(path)?;
+    parse(files.sources, files.base, registry)
+}
+
+/// Validates a configuration that is at hand as text. Relative paths in it start from `base`.
+pub fn parse(sources: Sources, base: PathBuf, registry: &Registry) -> Result<Loaded, LoadError> {
+    let sources = Arc::new(sources);
+    let mut report = Report::default();
+    let mut ids = 0;
+    let mut roots = Vec::new();
+    for (index, file) in (0_u32..).zip(sources.files()) {
+        if let Some(root) = parser::parse(file, index, &LIMITS, &mut ids, &mut report) {
+            roots.push(root);
+        }
+    }
+    let incomplete = report.errors() > 0 && roots.len() < sources.files().len();
+    let root = merge::merge(roots, &mut report);
+    let converted = convert::convert(&root, base, registry, incomplete, &mut report);
+    let failed = report.errors() > 0;
+    let diagnostics = report.finish(Arc::clone(&sources));
+    match converted {
+        Some((desired, places)) if !failed => Ok(Loaded { desired, warnings: diagnostics, sources, places }),
+        _ => Err(LoadError::Invalid { diagnostics: Box::new(diagnostics) }),
+    }
+}
+
+/// Why there is no configuration to work with. Nothing is ever planned from one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// A folder without a `*.yaml` in it.
+    #[error("the folder `{}` holds no `*.yaml`", path.display())]
+    EmptyFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The configuration has errors.
+    #[error("the configuration is not valid\n\n{diagnostics}")]
+    Invalid {
+        /// All of them, and warnings.
+        diagnostics: Box<Diagnostics>,
+    },
+    /// There is no such file or folder.
+    #[error("there is no configuration at `{}`", path.display())]
+    Missing {
+        /// What was looked for.
+        path: PathBuf,
+    },
+    /// A symbolic link, a device or a FIFO.
+    #[error("`{}` is not a regular file: configurations are not read through links or devices", path.display())]
+    NotRegular {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A file that is no text.
+    #[error("`{}` is not UTF-8 in line {line}", path.display())]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+    },
+    /// A file, or all of them together, beyond the bounds.
+    #[error("`{}` is too large: {limit} octets can be read of it", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// How many octets are allowed.
+        limit: usize,
+    },
+    /// A folder with too many files.
+    #[error("the folder `{}` holds more than {limit} `*.yaml`", path.display())]
+    TooManyFiles {
+        /// The folder.
+        path: PathBuf,
+        /// How many are allowed.
+        limit: usize,
+    },
+    /// The file system refuses.
+    #[error("cannot read `{}`", path.display())]
+    Unreadable {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl LoadError {
+    /// The problems of the configuration itself, when it could be read.
+    pub fn diagnostics(&self) -> Option<&Diagnostics> {
+        match self {
+            Self::Invalid { diagnostics } => Some(diagnostics),
+            _ => None,
+        }
+    }
+}
+
+/// Spans by the name of a thing.
+type Names<T> = BTreeMap<Name, T>;

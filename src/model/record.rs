@@ -1,6 +1,7 @@
 //! What state remembers. Every type here is part of a stored format: fields are only added, with defaults.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -44,6 +45,9 @@ pub struct CertificateRecord {
     /// The CA's renewal information.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ari: Option<AriRecord>,
+    /// The names it had before it was renamed: what was sealed then is bound to them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub formerly: Vec<Name>,
     /// Set when the certificate left the configuration: it is kept under `archive/`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archived: Option<Timestamp>,
@@ -131,6 +135,9 @@ pub struct Operation {
     /// Every TXT value that this operation may have created and not yet removed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub txt: Vec<JournaledTxt>,
+    /// Where CNAMEs led from the challenge names: beside those names, the only places of our values.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub delegations: BTreeSet<Fqdn>,
     /// The deployments of the operation, by target.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub deployments: BTreeMap<Name, JournaledDeployment>,
@@ -303,6 +310,9 @@ pub struct AccountRecord {
     /// Set while the account is being created: `onlyReturnExisting` comes before any retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<AccountOperation>,
+    /// Accounts of the issuer at other directories: kept when it moved from staging to production.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<Self>,
 }
 
 /// The journal of an account's creation.

@@ -40,6 +40,9 @@ pub trait DnsProvider: Send + Sync + fmt::Debug {
     ///
     /// The caller never exceeds [`DnsLimits::values_per_change`]. The returned reference survives a crash: it is
     /// persisted and given to [`status`](Self::status) by a later process.
+    ///
+    /// [`ProviderError::Invalid`] is said of the change as a whole, and one name of it may be the reason (an alias, for
+    /// example): a caller that batches finds it by splitting, so that the others go on.
     async fn change(
         &self,
         context: &Context,
@@ -92,7 +95,7 @@ pub struct TxtRecord {
     pub value: String,
 }
 
-/// What one change does. The same record is never in both lists.
+/// What one change does. The same record is never in both lists, nor twice in one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TxtChange {
     /// Values to add.

@@ -65,6 +65,22 @@ pub enum ProviderError {
     },
 }
 
+/// The message of an error with the messages of its sources, for places that show one line.
+pub fn message_of(error: &(dyn StdError + 'static)) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        // A transparent wrapper says the same as what it wraps.
+        if !message.contains(&text) {
+            message.push_str(": ");
+            message.push_str(&text);
+        }
+        source = cause.source();
+    }
+    message
+}
+
 /// The class of a [`ProviderError`], for matching and for records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

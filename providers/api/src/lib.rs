@@ -21,7 +21,7 @@ mod target;
 pub use bundle::{Bundle, PrivateKey};
 pub use context::Context;
 pub use dns::{ChangeRef, ChangeStatus, DnsLimits, DnsProvider, TxtChange, TxtRecord, Zone};
-pub use error::{ProviderError, ProviderErrorKind};
+pub use error::{ProviderError, ProviderErrorKind, message_of};
 pub use factory::{BuildContext, Complaint, DnsFactory, TargetFactory, schema_of};
 pub use fingerprint::Fingerprint;
 pub use fqdn::{Fqdn, FqdnError};

@@ -119,6 +119,7 @@ impl fmt::Display for Missing {
 ///
 /// # Panics
 /// When the peer is missing and nothing says that it may be.
+#[expect(clippy::print_stderr, reason = "a peer that is skipped has to be seen in the output of the run")]
 pub fn peer(program: &str) -> Option<PathBuf> {
     let cache = env::var_os("CERTPLAN_PEERS").map(PathBuf::from).unwrap_or_else(|| {
         let cache = env::var_os("XDG_CACHE_HOME")

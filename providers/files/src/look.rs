@@ -1,0 +1,266 @@
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+
+use aws_lc_rs::digest;
+use certplan_provider::Deployed;
+use certplan_provider::Fingerprint;
+use certplan_provider::ProviderError;
+use jiff::Timestamp;
+use rustix::fs::AtFlags;
+use rustix::fs::CWD;
+use rustix::fs::FileType;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::RawMode;
+use rustix::fs::Stat;
+use rustix::fs::fstat;
+use rustix::fs::openat;
+use rustix::fs::statat;
+use rustix::io::Errno;
+use x509_parser::pem::Pem;
+use x509_parser::prelude::FromDer;
+use x509_parser::prelude::X509Certificate;
+use zeroize::Zeroizing;
+
+use crate::account::Owners;
+use crate::failure::failed;
+use crate::place::PemFile;
+use crate::place::Place;
+use crate::store::Entry;
+use crate::store::FOLDER_MODE;
+use crate::store::PUBLIC_MODE;
+use crate::store::entry;
+
+/// How large a file may be to be read: a chain has a few kilobytes.
+const LIMIT: u64 = 1024 * 1024;
+
+const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+
+/// Tells what is at a place. Writes nothing, takes no lock and reads no octet of a private key.
+pub(crate) fn look(place: &Place) -> Result<Option<Deployed>, ProviderError> {
+    let directory = match openat(
+        CWD,
+        &place.directory,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) {
+        Ok(directory) => directory,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(failed("open", &place.directory, error)),
+    };
+    match entry(&directory, place)? {
+        Entry::Absent => Ok(None),
+        Entry::Foreign(what) => {
+            let mut seen = Seen::foreign(&directory, place);
+            seen.deviations.insert(0, format!("`{}` is {what} that certplan did not make", place.entry()));
+            Ok(Some(seen.into_deployed(None)))
+        }
+        Entry::Version(version) => {
+            let folder = place.home().join(&version);
+            match openat(
+                CWD,
+                &folder,
+                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::empty(),
+            ) {
+                Ok(folder) => Ok(Some(Seen::version(&folder, place)?.into_deployed(Some(version)))),
+                // A deployment that ends meanwhile takes the old version away: the link has the answer.
+                Err(Errno::NOENT) if entry(&directory, place)? != Entry::Version(version.clone()) => {
+                    look(place)
+                }
+                Err(Errno::NOENT) => {
+                    let deviations = vec![format!("`{}` leads to a folder that is gone", place.entry())];
+                    Ok(Some(Seen { leaf: None, deviations }.into_deployed(Some(version))))
+                }
+                Err(error) => Err(failed("open", &folder, error)),
+            }
+        }
+    }
+}
+
+/// What was seen.
+struct Seen {
+    leaf: Option<Vec<u8>>,
+    deviations: Vec<String>,
+}
+
+impl Seen {
+    /// Looks at something that is not ours, as far as it resembles what would be there.
+    fn foreign(directory: &OwnedFd, place: &Place) -> Self {
+        let path = match place.files().contains(&PemFile::Privkey) {
+            true => format!("{}/{}", place.entry(), PemFile::Fullchain.name()),
+            // One file with the key in it, of which only the beginning would be ours to read.
+            false => return Self { leaf: None, deviations: Vec::new() },
+        };
+        let read = openat(directory, path, READ - OFlags::NOFOLLOW, Mode::empty())
+            .ok()
+            .and_then(|file| read(file).ok());
+        Self { leaf: read.and_then(|octets| first_certificate(&octets)), deviations: Vec::new() }
+    }
+
+    /// Looks at a version of ours.
+    fn version(folder: &OwnedFd, place: &Place) -> Result<Self, ProviderError> {
+        let home = place.location();
+        let mut deviations = Vec::new();
+        let owners = Owners::of(place).unwrap_or_else(|error| {
+            deviations.push(error.to_string());
+            Owners::default()
+        });
+        let own = fstat(folder).map_err(|error| failed("look at", &home, error))?;
+        if own.st_mode & 0o7777 != FOLDER_MODE {
+            deviations
+                .push(format!("mode of the folder is {:04o}, not {FOLDER_MODE:04o}", own.st_mode & 0o7777));
+        }
+        let chain = match open(folder, PemFile::Fullchain) {
+            Ok(file) => {
+                let written = fstat(&file).map_err(|error| failed("look at", &home, error))?;
+                Some((
+                    read(file).map_err(|error| failed("read", &home.join("fullchain.pem"), error))?,
+                    written,
+                ))
+            }
+            Err(Errno::NOENT | Errno::LOOP) => None,
+            Err(error) => return Err(failed("open", &home.join("fullchain.pem"), error)),
+        };
+        for file in place.files() {
+            let name = file.name();
+            let metadata = match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(metadata) => metadata,
+                Err(Errno::NOENT) => {
+                    deviations.push(format!("{name} is missing"));
+                    continue;
+                }
+                Err(error) => return Err(failed("look at", &home.join(name), error)),
+            };
+            if FileType::from_raw_mode(metadata.st_mode) != FileType::RegularFile {
+                deviations.push(format!("{name} is not a regular file"));
+                continue;
+            }
+            let mode = if file.is_secret() { place.secret_mode() } else { PUBLIC_MODE };
+            compare(name, &metadata, mode, owners, &mut deviations);
+            if let Some((chain, written)) = &chain {
+                compare_contents(folder, file, chain, &metadata, written, &mut deviations);
+            }
+        }
+        let mut leaf = chain.as_ref().and_then(|(chain, _)| first_certificate(chain));
+        if chain.is_some() && leaf.is_none() {
+            deviations.push("fullchain.pem holds no certificate".to_owned());
+        }
+        if place.files() == [PemFile::Fullchain, PemFile::Combined]
+            && deviations.iter().any(|deviation| deviation.starts_with("combined.pem holds"))
+        {
+            // What serves is the other file, and what it holds instead is not known without reading its key.
+            leaf = None;
+        }
+        Ok(Self { leaf, deviations })
+    }
+
+    fn into_deployed(mut self, version: Option<String>) -> Deployed {
+        let facts = self.leaf.as_deref().and_then(|der| X509Certificate::from_der(der).ok());
+        self.deviations.dedup();
+        Deployed {
+            fingerprint: self.leaf.as_deref().map(fingerprint),
+            serial: facts.as_ref().map(|(_, leaf)| {
+                leaf.raw_serial().iter().map(|octet| format!("{octet:02x}")).collect::<String>()
+            }),
+            not_after: facts
+                .and_then(|(_, leaf)| Timestamp::from_second(leaf.validity().not_after.timestamp()).ok()),
+            version,
+            deviations: self.deviations,
+        }
+    }
+}
+
+/// Compares who may do what with a file.
+fn compare(name: &str, metadata: &Stat, mode: RawMode, owners: Owners, deviations: &mut Vec<String>) {
+    let found = metadata.st_mode & 0o7777;
+    if found != mode {
+        deviations.push(format!("mode of {name} is {found:04o}, not {mode:04o}"));
+    }
+    if let Some(user) = owners.user
+        && user.as_raw() != metadata.st_uid
+    {
+        deviations.push(format!("owner of {name} is {}, not {}", metadata.st_uid, user.as_raw()));
+    }
+    if let Some(group) = owners.group
+        && group.as_raw() != metadata.st_gid
+    {
+        deviations.push(format!("group of {name} is {}, not {}", metadata.st_gid, group.as_raw()));
+    }
+}
+
+/// Compares a file with the chain, as far as that needs no key.
+///
+/// All files of a version are given one time when they are written, so that a key that was replaced by hand is told
+/// from ours without reading it.
+fn compare_contents(
+    folder: &OwnedFd,
+    file: PemFile,
+    chain: &[u8],
+    metadata: &Stat,
+    written: &Stat,
+    deviations: &mut Vec<String>,
+) {
+    let name = file.name();
+    let cut = first_end(chain);
+    let same = match file {
+        PemFile::Fullchain => true,
+        PemFile::Cert => open(folder, file).and_then(read).is_ok_and(|octets| *octets == chain[..cut]),
+        PemFile::Chain => open(folder, file)
+            .and_then(read)
+            .is_ok_and(|octets| octets.trim_ascii_start() == chain[cut..].trim_ascii_start()),
+        // Exactly as much as is public; without the right to read it, only its date speaks.
+        PemFile::Combined => match open(folder, file) {
+            Ok(opened) => {
+                let mut start = Zeroizing::new(vec![0; chain.len()]);
+                File::from(opened).read_exact(&mut start).is_ok() && *start == *chain
+            }
+            Err(error) => error == Errno::ACCESS,
+        },
+        PemFile::Privkey => true,
+    };
+    if !same {
+        deviations.push(format!("{name} holds something else than fullchain.pem"));
+    } else if (metadata.st_mtime, metadata.st_mtime_nsec) != (written.st_mtime, written.st_mtime_nsec) {
+        deviations.push(format!("{name} was changed at another time than fullchain.pem"));
+    }
+}
+
+fn open(folder: &OwnedFd, file: PemFile) -> Result<OwnedFd, Errno> {
+    openat(folder, file.name(), READ, Mode::empty())
+}
+
+/// Reads a public file, of a size that one may have.
+fn read(file: OwnedFd) -> Result<Zeroizing<Vec<u8>>, Errno> {
+    let metadata = fstat(&file)?;
+    if FileType::from_raw_mode(metadata.st_mode) != FileType::RegularFile {
+        return Err(Errno::INVAL);
+    }
+    // Wiped, for somebody may have put a key into it.
+    let mut octets = Zeroizing::new(Vec::new());
+    File::from(file)
+        .take(LIMIT)
+        .read_to_end(&mut octets)
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    Ok(octets)
+}
+
+fn first_certificate(pem: &[u8]) -> Option<Vec<u8>> {
+    let certificate = Pem::iter_from_buffer(pem).flatten().find(|block| block.label == "CERTIFICATE")?;
+    X509Certificate::from_der(&certificate.contents).ok()?;
+    Some(certificate.contents)
+}
+
+/// Where the first block of a PEM text ends, its newline included.
+fn first_end(pem: &[u8]) -> usize {
+    const END: &[u8] = b"-----END CERTIFICATE-----\n";
+    pem.windows(END.len()).position(|window| window == END).map_or(pem.len(), |at| at + END.len())
+}
+
+/// SHA-256 of a certificate.
+pub(crate) fn fingerprint(der: &[u8]) -> Fingerprint {
+    let mut octets = [0; 32];
+    octets.copy_from_slice(digest::digest(&digest::SHA256, der).as_ref());
+    Fingerprint::from_digest(octets)
+}

@@ -1,0 +1,537 @@
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use certplan_provider::BuildContext;
+use certplan_provider::Bundle;
+use certplan_provider::Capabilities;
+use certplan_provider::Complaint;
+use certplan_provider::Context;
+use certplan_provider::DeployTarget;
+use certplan_provider::Deployed;
+use certplan_provider::Fingerprint;
+use certplan_provider::KeyOrigin;
+use certplan_provider::KeyType;
+use certplan_provider::ProviderError;
+use certplan_provider::ReadBack;
+use certplan_provider::Receipt;
+use certplan_provider::Slot;
+use certplan_provider::Update;
+use rustix::fs::Timespec;
+use serde::Deserialize;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::task::spawn_blocking;
+
+use crate::account::Owners;
+use crate::block::FilesBlock;
+use crate::block::FilesParameters;
+use crate::command::CommandLine;
+use crate::contents::Contents;
+use crate::failure::shown;
+use crate::look::fingerprint;
+use crate::look::look;
+use crate::place::Place;
+use crate::place::lexical;
+use crate::place::sequence;
+use crate::step::Step;
+use crate::store::Entry;
+use crate::store::Pending;
+use crate::store::Store;
+use crate::store::foreign;
+
+/// How long to wait for another run that holds the lock, when the context sets no deadline.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Files on this machine.
+#[derive(Debug)]
+pub(crate) struct FilesTarget {
+    block: FilesBlock,
+    directory: PathBuf,
+    commands: Commands,
+}
+
+/// What makes a server take the files.
+#[derive(Debug, Clone)]
+struct Commands {
+    test: Option<CommandLine>,
+    reload: Option<CommandLine>,
+    timeout: Duration,
+}
+
+/// What a receipt holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Record {
+    /// The version that the deployment made, or found in place.
+    version: String,
+    /// What it replaced.
+    replaced: Replaced,
+    /// Whether the reload command ran.
+    reloaded: bool,
+}
+
+/// What a deployment replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Replaced {
+    /// Nothing was there.
+    Nothing,
+    /// The bundle was there already: there is nothing to bring back.
+    Unchanged,
+    /// Another version.
+    Version(String),
+}
+
+/// A deployment whose files are in place, under the lock.
+struct Placed {
+    store: Store,
+    /// Keeps others from swapping files while a server tests and reads them.
+    _quiet: Option<OwnedFd>,
+    version: String,
+    replaced: Replaced,
+}
+
+/// Why a server did not take the files.
+struct Refused {
+    error: ProviderError,
+    reload_ran: bool,
+}
+
+/// Builds a target from its block.
+pub(crate) fn build(block: &Value, context: &BuildContext) -> Result<Arc<dyn DeployTarget>, Vec<Complaint>> {
+    let block = FilesBlock::read(block)?;
+    let base =
+        std::path::absolute(if context.base.as_os_str().is_empty() { Path::new(".") } else { &context.base })
+            .map_err(|error| {
+                vec![Complaint::new("", format!("the working directory is not known: {error}"))]
+            })?;
+    let directory = lexical(&base.join(&block.directory));
+    let command =
+        |words: &Option<Vec<String>>| words.as_deref().and_then(|words| CommandLine::new(words, &base));
+    let commands = Commands {
+        test: command(&block.test),
+        reload: command(&block.reload),
+        timeout: block.timeout().map_err(|complaint| vec![complaint])?,
+    };
+    Ok(Arc::new(FilesTarget { block, directory, commands }))
+}
+
+#[async_trait]
+impl DeployTarget for FilesTarget {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            read_back: ReadBack::Certificate,
+            update: Update::InPlace,
+            // A lock that every certplan takes, and a comparison under it.
+            compare_and_swap: true,
+            key_types: KeyType::ALL.to_vec(),
+            max_size: None,
+            key_origin: KeyOrigin::Local,
+        }
+    }
+
+    fn slot(&self, certificate: &str, parameters: &Value) -> Result<Slot, Vec<Complaint>> {
+        let parameters: FilesParameters =
+            if parameters.is_null() { FilesParameters::default() } else { Complaint::read(parameters)? };
+        Place::new(&self.block, &self.directory, certificate, parameters)?.into_slot()
+    }
+
+    async fn observe(&self, _: &Context, slot: &Slot) -> Result<Option<Deployed>, ProviderError> {
+        let place = Place::from_slot(slot)?;
+        blocking(move || look(&place)).await
+    }
+
+    async fn deploy(
+        &self,
+        context: &Context,
+        slot: &Slot,
+        bundle: &Bundle,
+        expected: Option<&Deployed>,
+    ) -> Result<Receipt, ProviderError> {
+        let place = Place::from_slot(slot)?;
+        if place.directory != self.directory {
+            return Err(ProviderError::invalid(format!(
+                "`{}` is not in `{}`, which is where the configuration lets this target write",
+                shown(&place.location()),
+                shown(&self.directory)
+            )));
+        }
+        context.check()?;
+        let wait = patience(context);
+        let quiet = !self.commands.is_empty();
+        let contents = Contents::new(bundle)?;
+        if bundle.chain.first().map(|leaf| fingerprint(leaf)) != Some(bundle.fingerprint) {
+            return Err(ProviderError::invalid("the bundle's fingerprint is not that of its leaf"));
+        }
+        let (wanted, expected, context_now) = (bundle.fingerprint, expected.cloned(), context.now);
+        let cancel = context.clone();
+        let placed = blocking(move || {
+            let store = Store::create(place, wait)?;
+            let quiet = if quiet { Some(store.lock_directory(wait)?) } else { None };
+            cancel.check()?;
+            let modified = Timespec {
+                tv_sec: context_now.as_second(),
+                tv_nsec: context_now.subsec_nanosecond().max(0).into(),
+            };
+            place_files(store, quiet, &contents, wanted, expected.as_ref(), modified)
+        })
+        .await?;
+        match self.commands.activate(context).await {
+            Ok(reloaded) => {
+                let record = Record { version: placed.version, replaced: placed.replaced, reloaded };
+                let receipt = serde_json::to_value(record).map_err(|error| {
+                    ProviderError::invalid("the receipt cannot be written").with_source(error)
+                })?;
+                Ok(Receipt(receipt))
+            }
+            Err(refused) => Err(self.put_back(context, placed, refused).await),
+        }
+    }
+
+    async fn commit(&self, context: &Context, slot: &Slot, receipt: &Receipt) -> Result<(), ProviderError> {
+        let place = Place::from_slot(slot)?;
+        let record = Record::read(receipt)?;
+        context.check()?;
+        let wait = patience(context);
+        blocking(move || {
+            let gone = differs(&place, &record.version);
+            let store = Store::open(place, wait)?.ok_or(gone)?;
+            if store.entry()? != Entry::Version(record.version.clone()) {
+                return Err(differs(&store.place, &record.version));
+            }
+            store.run(&store.keep_only(&record.version)?)
+        })
+        .await
+    }
+
+    async fn rollback(&self, context: &Context, slot: &Slot, receipt: &Receipt) -> Result<(), ProviderError> {
+        let place = Place::from_slot(slot)?;
+        let record = Record::read(receipt)?;
+        let previous = match &record.replaced {
+            Replaced::Unchanged => return Ok(()),
+            Replaced::Nothing => None,
+            Replaced::Version(version) => Some(version.clone()),
+        };
+        context.check()?;
+        let (wait, quiet) = (patience(context), !self.commands.is_empty());
+        let version = record.version.clone();
+        let back = previous.clone();
+        let opened = blocking(move || {
+            let Some(store) = Store::open(place.clone(), wait)? else {
+                // Nothing of ours is here: so it is when nothing was here before, too.
+                return if back.is_none() { Ok(None) } else { Err(differs(&place, &version)) };
+            };
+            let quiet = if quiet { Some(store.lock_directory(wait)?) } else { None };
+            bring_back(&store, &version, back.as_deref())?;
+            Ok(Some((store, quiet)))
+        })
+        .await?;
+        let Some((store, _quiet)) = opened else { return Ok(()) };
+        if let Err(error) = self.commands.reload(context).await {
+            match previous {
+                Some(_) => return Err(error),
+                // A server that was set up for files that were never there before cannot read them now either.
+                None => {
+                    tracing::warn!(location = slot.location, %error, "reload after taking the files away");
+                }
+            }
+        }
+        blocking(move || match previous {
+            Some(previous) => store.run(&store.keep_only(&previous)?),
+            None => {
+                store.run(&store.sweep(&[])?)?;
+                store.dissolve()
+            }
+        })
+        .await
+    }
+
+    async fn remove(&self, context: &Context, slot: &Slot, _: Option<&Receipt>) -> Result<(), ProviderError> {
+        let place = Place::from_slot(slot)?;
+        context.check()?;
+        let (wait, quiet) = (patience(context), !self.commands.is_empty());
+        let taken = blocking(move || {
+            let Some(store) = Store::open(place, wait)? else { return Ok(None) };
+            let quiet = if quiet { Some(store.lock_directory(wait)?) } else { None };
+            let was = store.entry()?;
+            if let Entry::Version(_) = was {
+                store.run(&store.swap_to(None))?;
+            }
+            Ok(Some((store, quiet, was)))
+        })
+        .await?;
+        let Some((store, _quiet, was)) = taken else { return Ok(()) };
+        // Versions without a link are what a run left that died here: the server may not know yet.
+        let removed = match was {
+            Entry::Foreign(_) => None,
+            Entry::Version(version) => Some(version),
+            Entry::Absent => store.versions()?.pop(),
+        };
+        if let Some(version) = removed
+            && let Err(refused) = self.commands.activate(context).await
+        {
+            blocking(move || store.run(&store.swap_to(Some(&version)))).await?;
+            if refused.reload_ran {
+                // It failed without the files, and with them it is as before.
+                let _ = self.commands.reload(context).await;
+            }
+            return Err(with_prefix(
+                &refused.error,
+                &format!(
+                    "`{}` was put back, for the server still needs it; take it out of the server's configuration first",
+                    shown(Path::new(&slot.location))
+                ),
+            ));
+        }
+        blocking(move || {
+            store.run(&store.sweep(&[])?)?;
+            store.dissolve()
+        })
+        .await
+    }
+}
+
+impl FilesTarget {
+    /// Makes what served before serve again, and tells why.
+    async fn put_back(&self, context: &Context, placed: Placed, refused: Refused) -> ProviderError {
+        let Placed { store, _quiet, replaced, .. } = placed;
+        let previous = match replaced {
+            Replaced::Unchanged => {
+                return with_prefix(&refused.error, "the files were in place already and stay");
+            }
+            Replaced::Nothing => None,
+            Replaced::Version(previous) => Some(previous),
+        };
+        let what = match &previous {
+            Some(_) => "the previous certificate was put back",
+            None => "nothing was there before, and the files were taken away again",
+        };
+        let swapped = blocking(move || {
+            store.run(&store.swap_to(previous.as_deref()))?;
+            Ok((store, previous))
+        })
+        .await;
+        let (store, previous) = match swapped {
+            Ok(swapped) => swapped,
+            Err(error) => {
+                return with_prefix(
+                    &refused.error,
+                    &format!("the previous certificate could not be put back ({error})"),
+                );
+            }
+        };
+        let mut what = what.to_owned();
+        // Without files that were there before there is nothing to reload.
+        if refused.reload_ran
+            && previous.is_some()
+            && let Err(error) = self.commands.reload(context).await
+        {
+            what = format!("{what}, but the server did not take it either ({error})");
+        }
+        let cleaned = blocking(move || match previous {
+            Some(previous) => store.run(&store.keep_only(&previous)?),
+            None => {
+                store.run(&store.sweep(&[])?)?;
+                store.dissolve()
+            }
+        })
+        .await;
+        if let Err(error) = cleaned {
+            tracing::warn!(%error, "what a refused deployment left stays until the next");
+        }
+        with_prefix(&refused.error, &what)
+    }
+}
+
+impl Commands {
+    fn is_empty(&self) -> bool {
+        self.test.is_none() && self.reload.is_none()
+    }
+
+    /// Tests, then reloads; tells whether a reload ran.
+    async fn activate(&self, context: &Context) -> Result<bool, Refused> {
+        if let Some(test) = &self.test {
+            test.run(self.limit(context)).await.map_err(|error| Refused { error, reload_ran: false })?;
+        }
+        self.reload(context).await.map_err(|error| Refused { error, reload_ran: true })?;
+        Ok(self.reload.is_some())
+    }
+
+    async fn reload(&self, context: &Context) -> Result<(), ProviderError> {
+        match &self.reload {
+            Some(reload) => reload.run(self.limit(context)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// How long a command may run: never less than a second, so that putting back works at the deadline, too.
+    fn limit(&self, context: &Context) -> Duration {
+        context.remaining().map_or(self.timeout, |left| left.clamp(Duration::from_secs(1), self.timeout))
+    }
+}
+
+impl Record {
+    fn read(receipt: &Receipt) -> Result<Self, ProviderError> {
+        let record = Self::deserialize(&receipt.0).map_err(|error| {
+            ProviderError::invalid("the receipt is not of this target").with_source(error)
+        })?;
+        let ours = |version: &String| sequence(version).is_some();
+        let previous = match &record.replaced {
+            Replaced::Version(version) => ours(version),
+            Replaced::Nothing | Replaced::Unchanged => true,
+        };
+        if ours(&record.version) && previous {
+            return Ok(record);
+        }
+        Err(ProviderError::invalid("the receipt names versions that are not of this target"))
+    }
+}
+
+/// Writes a version and makes the link lead to it, unless it does already.
+fn place_files(
+    store: Store,
+    quiet: Option<OwnedFd>,
+    contents: &Contents,
+    wanted: Fingerprint,
+    expected: Option<&Deployed>,
+    modified: Timespec,
+) -> Result<Placed, ProviderError> {
+    let now = store.entry()?;
+    if let Entry::Foreign(what) = &now {
+        return Err(foreign(&store.place, what));
+    }
+    let seen = look(&store.place)?;
+    compare(&store.place, seen.as_ref(), expected, wanted)?;
+    let current = match now {
+        Entry::Version(version) => Some(version),
+        Entry::Absent | Entry::Foreign(_) => None,
+    };
+    let in_place = seen.is_some_and(|seen| seen.fingerprint == Some(wanted) && seen.deviations.is_empty());
+    if let Some(current) = &current
+        && in_place
+        && store.holds(current, contents)
+    {
+        let replaced = match store.pending().filter(|pending| pending.version == *current) {
+            Some(Pending { previous: Some(previous), .. }) if store.open_version(&previous).is_ok() => {
+                Replaced::Version(previous)
+            }
+            Some(_) => Replaced::Nothing,
+            None => Replaced::Unchanged,
+        };
+        let mut keep = vec![current.as_str()];
+        if let Replaced::Version(previous) = &replaced {
+            keep.push(previous);
+        }
+        store.run(&store.sweep(&keep)?)?;
+        // A run may have died between the swap and this.
+        store.run(&[Step::SyncDirectory])?;
+        let version = current.clone();
+        return Ok(Placed { store, _quiet: quiet, version, replaced });
+    }
+    let previous = current.filter(|version| store.open_version(version).is_ok());
+    let keep: Vec<&str> = previous.as_deref().into_iter().collect();
+    store.run(&store.sweep(&keep)?)?;
+    let version = store.next_version(&wanted.short())?;
+    let owners = Owners::of(&store.place)?;
+    let files = store.place.files().into_iter().map(|file| (file, contents.of(file))).collect();
+    let pending = Pending { version: version.clone(), previous: previous.clone() };
+    let steps = [store.write(&version, files, owners, modified), store.switch(pending)].concat();
+    if let Err(error) = store.run(&steps) {
+        // Best effort: what stays behind is swept by the next run.
+        if let Ok(Entry::Version(now)) = store.entry() {
+            let _ =
+                store.sweep(&[&now, previous.as_deref().unwrap_or(&now)]).and_then(|steps| store.run(&steps));
+        }
+        return Err(error);
+    }
+    let replaced = previous.map_or(Replaced::Nothing, Replaced::Version);
+    Ok(Placed { store, _quiet: quiet, version, replaced })
+}
+
+/// Fails when the place holds neither what the caller saw last nor the certificate itself.
+fn compare(
+    place: &Place,
+    seen: Option<&Deployed>,
+    expected: Option<&Deployed>,
+    wanted: Fingerprint,
+) -> Result<(), ProviderError> {
+    let identity = |deployed: &Deployed| (deployed.fingerprint, deployed.version.clone());
+    let is_wanted = seen.is_some_and(|seen| seen.fingerprint == Some(wanted));
+    let as_expected = match (seen, expected) {
+        (Some(seen), Some(expected)) if expected.version.is_some() => identity(seen) == identity(expected),
+        (Some(seen), Some(expected)) => seen.fingerprint == expected.fingerprint,
+        // What was seen and is gone is no loss to anybody.
+        (None, _) => true,
+        (Some(_), None) => false,
+    };
+    if is_wanted || as_expected {
+        return Ok(());
+    }
+    let holds = seen
+        .and_then(|seen| seen.fingerprint)
+        .map_or_else(|| "something else".to_owned(), |found| found.short());
+    Err(ProviderError::conflict(format!(
+        "`{}` holds {holds} now, which is not what was there when this run looked",
+        shown(&place.location())
+    )))
+}
+
+/// Points the link at what a deployment replaced.
+fn bring_back(store: &Store, version: &str, previous: Option<&str>) -> Result<(), ProviderError> {
+    let current = store.entry()?;
+    let already = match (&current, previous) {
+        (Entry::Absent, None) => true,
+        (Entry::Version(current), Some(previous)) => current == previous,
+        _ => false,
+    };
+    if already {
+        return Ok(());
+    }
+    if current != Entry::Version(version.to_owned()) {
+        return Err(differs(&store.place, version));
+    }
+    if let Some(previous) = previous
+        && store.open_version(previous).is_err()
+    {
+        return Err(ProviderError::not_found(format!(
+            "the version `{previous}` of `{}` is gone and cannot be brought back",
+            shown(&store.place.location())
+        )));
+    }
+    store.run(&store.swap_to(previous))
+}
+
+fn differs(place: &Place, version: &str) -> ProviderError {
+    ProviderError::conflict(format!(
+        "`{}` does not hold the version `{version}` any more",
+        shown(&place.location())
+    ))
+}
+
+/// The same error with what was done about it.
+fn with_prefix(error: &ProviderError, what: &str) -> ProviderError {
+    let message = format!("{what}: {error}");
+    match error {
+        ProviderError::Auth { .. } => ProviderError::auth(message),
+        ProviderError::Transient { .. } => ProviderError::transient(message),
+        _ => ProviderError::invalid(message),
+    }
+}
+
+fn patience(context: &Context) -> Duration {
+    context.remaining().unwrap_or(PATIENCE)
+}
+
+/// Does file work on a thread that may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ProviderError> + Send + 'static,
+) -> Result<T, ProviderError> {
+    match spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(ProviderError::transient("the run ended before the files were looked at")),
+    }
+}

@@ -1,0 +1,282 @@
+//! One certificate's part of a run, from the lease to the closed operation.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use certplan_provider::message_of;
+
+use crate::model::Address;
+use crate::model::CertName;
+use crate::model::CertificateRecord;
+use crate::model::ChallengeLocation;
+use crate::model::DesiredCertificate;
+use crate::model::Fqdn;
+use crate::model::Name;
+use crate::model::Operation;
+use crate::model::OperationKey;
+use crate::model::SealedKey;
+use crate::model::Stage;
+use crate::plan::CertificateWork;
+use crate::plan::IssueStep;
+use crate::state::LeaseKey;
+use crate::state::Revise;
+
+use super::Apply;
+use super::backoff;
+use super::error::ApplyError;
+use super::error::Disposition;
+use super::event::Event;
+use super::event::Step;
+use super::journal::Journal;
+
+/// Where the challenge of each name goes, by the name without its wildcard.
+pub(super) type Locations = BTreeMap<Fqdn, ChallengeLocation>;
+
+impl Apply {
+    /// Does everything that the plan has for one certificate.
+    pub(super) async fn certificate(&self, work: &CertificateWork) -> Result<(), ApplyError> {
+        let address = Address::Certificate(work.name.clone());
+        self.reporter.report(Event::ApplyStart { address: address.clone(), resumed: work.resume.is_some() });
+        let lease = self.leases.acquire(&self.lease_key(work), self.options.lock_timeout).await?;
+        self.step(address.clone(), Step::Leased);
+        let mut journal = Journal::open(Arc::clone(&self.state), work.name.clone(), lease).await?;
+        let outcome = self.work(work, &mut journal).await;
+        let outcome = match outcome {
+            Ok(()) => Ok(()),
+            Err(error) => self.settle(&mut journal, error).await,
+        };
+        let record = journal.close().await.content;
+        if outcome.is_ok() {
+            let facts = record.current.as_ref().map(|current| &current.facts);
+            self.reporter.report(Event::ApplyComplete {
+                address,
+                fingerprint: facts.map(|facts| facts.fingerprint),
+                not_after: facts.map(|facts| facts.not_after),
+            });
+        }
+        outcome
+    }
+
+    async fn work(&self, work: &CertificateWork, journal: &mut Journal) -> Result<(), ApplyError> {
+        // A rename was compared with its plan when it was done.
+        if work.rename.is_none() && journal.revision() != work.base_revision {
+            return Err(ApplyError::Stale { planned: work.base_revision, found: journal.revision() });
+        }
+        if work.archive {
+            return self.retire(work, journal).await;
+        }
+        let desired = self
+            .desired
+            .certificates
+            .get(&work.name)
+            .ok_or_else(|| ApplyError::NotConfigured { certificate: work.name.clone() })?;
+        if let Some(resume) = &work.resume
+            && journal.record().operation.is_some()
+        {
+            if resume.abandon {
+                self.abandon(journal).await?;
+            } else {
+                self.resume(desired, journal).await?;
+            }
+        }
+        if let Some(issue) = &work.issue {
+            self.begin(issue, work, journal).await?;
+            self.issue(desired, journal).await?;
+        }
+        self.deploy(desired, work, journal).await?;
+        self.remove_deployments(work, journal).await?;
+        self.close_operation(journal).await
+    }
+
+    /// Goes on where an interrupted run stopped.
+    async fn resume(&self, desired: &DesiredCertificate, journal: &mut Journal) -> Result<(), ApplyError> {
+        match journal.operation()?.stage {
+            Stage::Intent | Stage::Ordered | Stage::Validating | Stage::Finalizing => {
+                if self.operation_key(journal).await?.is_none() {
+                    // The run died between the hand-off and the journal, or the key is not for this identity: nothing
+                    // was finalized with it, so nothing is lost.
+                    if journal.operation()?.stage < Stage::Finalizing {
+                        let issue = IssueStep::from_operation(journal.operation()?, desired);
+                        self.abandon(journal).await?;
+                        self.open_operation(&issue, "config", "resume_interrupted_operation", journal)
+                            .await?;
+                    } else {
+                        return Err(ApplyError::KeySealed { certificate: desired.name.clone() });
+                    }
+                }
+                self.issue(desired, journal).await
+            }
+            Stage::Issued => self.clean_up(journal).await,
+            Stage::Deploying => Ok(()),
+        }
+    }
+
+    /// Persists the intent: names, issuer, the signing request and the new key, before anything leaves this machine.
+    async fn begin(
+        &self,
+        issue: &IssueStep,
+        work: &CertificateWork,
+        journal: &mut Journal,
+    ) -> Result<(), ApplyError> {
+        if journal.record().operation.is_some() {
+            // A certificate that was issued but never deployed everywhere is due again: what it left is cleaned up first.
+            self.abandon(journal).await?;
+        }
+        self.open_operation(issue, work.cause.as_str(), work.reason.as_str(), journal).await
+    }
+
+    pub(super) async fn open_operation(
+        &self,
+        issue: &IssueStep,
+        cause: &str,
+        reason: &str,
+        journal: &mut Journal,
+    ) -> Result<(), ApplyError> {
+        let id = (self.random_id)();
+        let name = journal.name().clone();
+        let (sealed, csr) = self.new_key(issue, &id, journal).await?;
+        journal.record_mut().operation = Some(Operation {
+            id,
+            cause: cause.to_owned(),
+            reason: reason.to_owned(),
+            started: self.now(),
+            stage: Stage::Intent,
+            names: issue.names.clone(),
+            issuer: issue.issuer.clone(),
+            directory: issue.directory.clone(),
+            profile: issue.profile.clone(),
+            preferred_chain: issue.preferred_chain.clone(),
+            replaces: issue.replaces.clone(),
+            key: Some(OperationKey::Sealed(sealed)),
+            csr: Some(csr),
+            order_url: None,
+            order_expires: None,
+            txt: Vec::new(),
+            delegations: BTreeSet::new(),
+            deployments: BTreeMap::new(),
+        });
+        journal.persist(Revise::Bump).await?;
+        self.step(Address::Certificate(name), Step::KeyPersisted);
+        Ok(())
+    }
+
+    /// Removes what an operation has left in the world, and forgets it.
+    pub(super) async fn abandon(&self, journal: &mut Journal) -> Result<(), ApplyError> {
+        self.remove_txt(journal).await?;
+        self.close_operation(journal).await
+    }
+
+    /// Closes the operation: the hand-off goes first, for no key of a closed operation may be readable.
+    pub(super) async fn close_operation(&self, journal: &mut Journal) -> Result<(), ApplyError> {
+        let Some(operation) = &journal.record().operation else { return Ok(()) };
+        self.state.delete_handoff(&operation.id).await?;
+        if let Some(OperationKey::Sealed(sealed)) = &operation.key {
+            self.keys.forget(sealed.spki);
+        }
+        journal.record_mut().operation = None;
+        journal.record_mut().failures = None;
+        journal.persist(Revise::Bump).await
+    }
+
+    /// Records a failure; what is left in the world is taken back where nothing can come of it any more.
+    async fn settle(&self, journal: &mut Journal, error: ApplyError) -> Result<(), ApplyError> {
+        let disposition = error.disposition();
+        if matches!(disposition, Disposition::Leave) || self.context.cancel.is_cancelled() {
+            return Err(error);
+        }
+        let address = Address::Certificate(journal.name().clone());
+        // TXT values are removed whenever that is possible: an operation that goes on writes them again.
+        let left = match self.remove_txt(journal).await {
+            Ok(()) => matches!(disposition, Disposition::Close { .. }),
+            Err(cleanup) => {
+                self.reporter.report(Event::Warning {
+                    address: address.clone(),
+                    message: format!(
+                        "TXT records are left, and the next run removes them: {}",
+                        message_of(&cleanup)
+                    ),
+                });
+                false
+            }
+        };
+        let failures = backoff::after(journal.record().failures.as_ref(), &error, self.now());
+        if left && let Some(operation) = &journal.record().operation {
+            if operation.stage < Stage::Issued {
+                self.state.delete_handoff(&operation.id).await?;
+                journal.record_mut().operation = None;
+            }
+        }
+        journal.record_mut().failures = Some(failures);
+        match journal.persist(Revise::Bump).await {
+            Ok(()) => Err(error),
+            Err(unsaved) => {
+                self.reporter.report(Event::Warning {
+                    address,
+                    message: format!("the failure could not be recorded: {unsaved}"),
+                });
+                Err(error)
+            }
+        }
+    }
+
+    /// The lease that keeps two runs from working on the same order: by names, not by the certificate's name.
+    fn lease_key(&self, work: &CertificateWork) -> LeaseKey {
+        match &work.issue {
+            Some(issue) => LeaseKey::for_names(&issue.issuer, &issue.names, issue.profile.as_deref()),
+            None => match self.desired.certificates.get(&work.name) {
+                Some(desired) => {
+                    LeaseKey::for_names(&desired.issuer, &desired.names, desired.profile.as_deref())
+                }
+                None => LeaseKey::for_certificate(&self.desired.project, &work.name),
+            },
+        }
+    }
+
+    /// The key that the operation made, opened; `None` when no identity here can open it.
+    pub(super) async fn operation_key(
+        &self,
+        journal: &Journal,
+    ) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>, ApplyError> {
+        let operation = journal.operation()?;
+        let Some(OperationKey::Sealed(sealed)) = &operation.key else { return Ok(None) };
+        self.open_key(journal.name(), journal.record(), sealed, Some(&operation.id)).await
+    }
+
+    /// Opens a sealed key, through the hand-off of an open operation where custody is hardened.
+    pub(super) async fn open_key(
+        &self,
+        name: &Name,
+        record: &CertificateRecord,
+        sealed: &SealedKey,
+        operation: Option<&str>,
+    ) -> Result<Option<zeroize::Zeroizing<Vec<u8>>>, ApplyError> {
+        if let Some(key) = self.keys.get(sealed.spki) {
+            return Ok(Some(key));
+        }
+        let sealer = self.sealer()?;
+        if sealer.can_open(sealed) {
+            let mut failure = None;
+            for name in std::iter::once(name).chain(&record.formerly) {
+                match sealer.open(&self.place(Address::Certificate(name.clone()))?, sealed) {
+                    Ok(key) => return Ok(Some(key)),
+                    Err(error) => failure = Some(error),
+                }
+            }
+            return Err(failure.map_or(ApplyError::JournalClosed, ApplyError::from));
+        }
+        let Some(operation) = operation else { return Ok(None) };
+        let Some(bytes) = self.state.handoff(operation).await? else { return Ok(None) };
+        Ok(Some(sealer.open_handoff(
+            &self.place(Address::Certificate(name.clone()))?,
+            operation,
+            sealed.spki,
+            &bytes,
+        )?))
+    }
+}
+
+/// The names to ask a challenge location for: each once, without its wildcard.
+pub(super) fn bases<'a>(names: impl IntoIterator<Item = &'a CertName>) -> BTreeSet<&'a Fqdn> {
+    names.into_iter().map(CertName::base).collect()
+}

@@ -1,0 +1,453 @@
+//! From a persisted certificate to targets that serve it, or that still serve what they did before.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use certplan_provider::DeployTarget;
+use certplan_provider::ReadBack;
+use certplan_provider::Receipt;
+use certplan_provider::message_of;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use crate::acme::CertificateKey;
+use crate::model::Address;
+use crate::model::Bundle;
+use crate::model::DeploymentRecord;
+use crate::model::DeploymentStage;
+use crate::model::DesiredCertificate;
+use crate::model::DesiredDeployment;
+use crate::model::Endpoint;
+use crate::model::Fingerprint;
+use crate::model::JournaledDeployment;
+use crate::model::Name;
+use crate::model::Operation;
+use crate::model::Slot;
+use crate::model::Stage;
+use crate::plan::CertificateWork;
+use crate::probe::ProbeOptions;
+use crate::probe::probe;
+use crate::state::Revise;
+
+use super::Apply;
+use super::error::ApplyError;
+use super::event::Event;
+use super::event::Step;
+use super::journal::Journal;
+
+/// How long a target that has answered may take until it serves.
+const SERVE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A deployment on its way.
+struct Underway<'a> {
+    desired: &'a DesiredDeployment,
+    target: Arc<dyn DeployTarget>,
+    slot: Slot,
+    receipt: Receipt,
+}
+
+impl Apply {
+    /// Deploys the current certificate wherever it is due, verifies what is served, and commits or rolls back.
+    pub(super) async fn deploy(
+        &self,
+        desired: &DesiredCertificate,
+        work: &CertificateWork,
+        journal: &mut Journal,
+    ) -> Result<(), ApplyError> {
+        let Some(current) = &journal.record().current else { return Ok(()) };
+        let fingerprint = current.facts.fingerprint;
+        let due: Vec<&DesiredDeployment> = desired
+            .deploy
+            .iter()
+            .filter(|deployment| is_due(deployment, work, journal, fingerprint))
+            .collect();
+        if due.is_empty() {
+            return Ok(());
+        }
+        let bundle = self.bundle(work, journal).await?;
+        self.intend(&due, work, journal).await?;
+        let mut failures = Vec::new();
+        let mut underway = Vec::new();
+        for deployment in due {
+            match self.deploy_one(deployment, &bundle, journal).await {
+                Ok(Some(deployed)) => underway.push(deployed),
+                Ok(None) => {}
+                Err(error) => failures.push(self.deployment_failed(&work.name, &deployment.target, error)?),
+            }
+        }
+        if let Err(error) = self.verify(&desired.verify, fingerprint).await {
+            for deployed in underway.drain(..) {
+                self.roll_back(&work.name, &deployed, journal).await?;
+            }
+            failures.push(error);
+        }
+        for deployed in underway {
+            let target = deployed.desired.target.clone();
+            if let Err(error) = self.commit(&work.name, deployed, fingerprint, journal).await {
+                failures.push(self.deployment_failed(&work.name, &target, error)?);
+            }
+        }
+        ApplyError::collect(failures)
+    }
+
+    /// Journals what is to be deployed, with what each target holds now, in one write.
+    async fn intend(
+        &self,
+        due: &[&DesiredDeployment],
+        work: &CertificateWork,
+        journal: &mut Journal,
+    ) -> Result<(), ApplyError> {
+        if journal.record().operation.is_none() {
+            let current = journal.record().current.as_ref().ok_or(ApplyError::JournalClosed)?;
+            let operation = Operation {
+                id: (self.random_id)(),
+                cause: work.cause.as_str().to_owned(),
+                reason: work.reason.as_str().to_owned(),
+                started: self.now(),
+                stage: Stage::Deploying,
+                names: current.facts.names.clone(),
+                issuer: current.issuer.clone(),
+                directory: current.directory.clone(),
+                profile: current.profile.clone(),
+                preferred_chain: current.preferred_chain.clone(),
+                replaces: None,
+                key: None,
+                csr: None,
+                order_url: None,
+                order_expires: None,
+                txt: Vec::new(),
+                delegations: BTreeSet::new(),
+                deployments: BTreeMap::new(),
+            };
+            journal.record_mut().operation = Some(operation);
+        }
+        for deployment in due {
+            let target = self.target(&deployment.target)?;
+            let slot = slot(&*target, &work.name, deployment)?;
+            // What cannot be looked at is found out by the deployment itself.
+            let before = target.observe(&self.context, &slot).await.ok().flatten();
+            let operation = journal.operation_mut()?;
+            operation.deployments.insert(
+                deployment.target.clone(),
+                JournaledDeployment { slot, stage: DeploymentStage::Intent, before, receipt: None },
+            );
+        }
+        journal.operation_mut()?.stage = Stage::Deploying;
+        journal.persist(Revise::Bump).await
+    }
+
+    /// Deploys to one target, reads it back and looks at what it serves; rolls back when that is something else.
+    async fn deploy_one<'a>(
+        &self,
+        deployment: &'a DesiredDeployment,
+        bundle: &Bundle,
+        journal: &mut Journal,
+    ) -> Result<Option<Underway<'a>>, ApplyError> {
+        let certificate = journal.name().clone();
+        let address = Address::Deployment(certificate.clone(), deployment.target.clone());
+        let target = self.target(&deployment.target)?;
+        let journaled =
+            journal.operation()?.deployments.get(&deployment.target).ok_or(ApplyError::JournalClosed)?;
+        let (slot, before) = (journaled.slot.clone(), journaled.before.clone());
+        journal.check_lease()?;
+        let context = self.context.for_operation(&journal.operation()?.id);
+        let failed = |source| ApplyError::Target { address: address.clone(), source };
+        let receipt = target.deploy(&context, &slot, bundle, before.as_ref()).await.map_err(failed)?;
+        let deployed = Underway { desired: deployment, target, slot, receipt };
+        let read_back = self.read_back(&deployed, &address, bundle.fingerprint).await;
+        if read_back.is_ok() {
+            self.note(journal, &deployment.target, DeploymentStage::Deployed, Some(&deployed.receipt))
+                .await?;
+            self.step(address, Step::Deployed);
+        }
+        let verified = match read_back {
+            Ok(()) => self.verify(&deployment.verify, bundle.fingerprint).await,
+            failed => failed,
+        };
+        match verified {
+            Ok(()) => Ok(Some(deployed)),
+            Err(error) => {
+                self.roll_back(&certificate, &deployed, journal).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Compares what the target says it holds with what it was given.
+    async fn read_back(
+        &self,
+        deployed: &Underway<'_>,
+        address: &Address,
+        expected: Fingerprint,
+    ) -> Result<(), ApplyError> {
+        if deployed.target.capabilities().read_back != ReadBack::Certificate {
+            return Ok(());
+        }
+        let observed = deployed
+            .target
+            .observe(&self.context, &deployed.slot)
+            .await
+            .map_err(|source| ApplyError::Target { address: address.clone(), source })?;
+        let found = observed.and_then(|observed| observed.fingerprint);
+        if found == Some(expected) {
+            return Ok(());
+        }
+        Err(ApplyError::ReadBack { address: address.clone(), expected, found })
+    }
+
+    /// Waits until every endpoint serves the certificate.
+    async fn verify(&self, endpoints: &[Endpoint], expected: Fingerprint) -> Result<(), ApplyError> {
+        for endpoint in endpoints {
+            let patience = self.options.serve_patience.unwrap_or(SERVE_PATIENCE);
+            self.wait_until_served(endpoint, expected, patience)
+                .await
+                .map_err(|reason| ApplyError::NotServed { endpoint: endpoint.clone(), expected, reason })?;
+        }
+        Ok(())
+    }
+
+    /// Looks at an endpoint until it serves the certificate; what it said last is the reason when it never does.
+    async fn wait_until_served(
+        &self,
+        endpoint: &Endpoint,
+        expected: Fingerprint,
+        patience: Duration,
+    ) -> Result<(), String> {
+        let begun = Instant::now();
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let reason = match probe(endpoint, ProbeOptions::default()).await.and_then(|probe| probe.leaf()) {
+                Ok(leaf) if leaf == expected => return Ok(()),
+                Ok(leaf) => format!("it serves {}", leaf.short()),
+                Err(error) => message_of(&error),
+            };
+            if begun.elapsed() + pause > patience || self.context.cancel.is_cancelled() {
+                return Err(reason);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
+        }
+    }
+
+    async fn roll_back(
+        &self,
+        certificate: &Name,
+        deployed: &Underway<'_>,
+        journal: &mut Journal,
+    ) -> Result<(), ApplyError> {
+        let target = &deployed.desired.target;
+        let address = Address::Deployment(certificate.clone(), target.clone());
+        let rolled_back = deployed.target.rollback(&self.context, &deployed.slot, &deployed.receipt).await;
+        if let Err(source) = rolled_back {
+            self.reporter.report(Event::Warning {
+                address: address.clone(),
+                message: format!(
+                    "could not be rolled back, and the next run tries again: {}",
+                    message_of(&source)
+                ),
+            });
+            return Ok(());
+        }
+        self.note(journal, target, DeploymentStage::RolledBack, None).await?;
+        self.step(address, Step::RolledBack);
+        Ok(())
+    }
+
+    /// Detaches what was replaced, and remembers what is deployed where.
+    async fn commit(
+        &self,
+        certificate: &Name,
+        deployed: Underway<'_>,
+        fingerprint: Fingerprint,
+        journal: &mut Journal,
+    ) -> Result<(), ApplyError> {
+        let Underway { desired, target, slot, receipt } = deployed;
+        let address = Address::Deployment(certificate.clone(), desired.target.clone());
+        let failed = |source| ApplyError::Target { address: address.clone(), source };
+        if !desired.verify.is_empty() {
+            self.step(address.clone(), Step::Verified);
+        }
+        journal.check_lease()?;
+        target.commit(&self.context, &slot, &receipt).await.map_err(failed)?;
+        if let Some(old) = journal.record().deployments.get(&desired.target)
+            && old.slot.location != slot.location
+        {
+            // The deployment moved within its target: the old place goes once the new one serves.
+            target.remove(&self.context, &old.slot, old.receipt.as_ref()).await.map_err(failed)?;
+        }
+        let record = DeploymentRecord {
+            kind: self
+                .desired
+                .targets
+                .get(&desired.target)
+                .map(|target| target.kind.clone())
+                .unwrap_or_default(),
+            slot,
+            fingerprint,
+            deployed_at: self.now(),
+            receipt: Some(receipt),
+            on_remove: desired.on_remove,
+            verify: desired.verify.clone(),
+        };
+        journal.record_mut().deployments.insert(desired.target.clone(), record);
+        self.note(journal, &desired.target, DeploymentStage::Verified, None).await?;
+        self.step(address, Step::Committed);
+        Ok(())
+    }
+
+    /// Persists how far a deployment is.
+    async fn note(
+        &self,
+        journal: &mut Journal,
+        target: &Name,
+        stage: DeploymentStage,
+        receipt: Option<&Receipt>,
+    ) -> Result<(), ApplyError> {
+        if let Some(journaled) = journal.operation_mut()?.deployments.get_mut(target) {
+            journaled.stage = stage;
+            if receipt.is_some() {
+                journaled.receipt = receipt.cloned();
+            }
+        }
+        let revise = if stage == DeploymentStage::Verified { Revise::Bump } else { Revise::Keep };
+        journal.persist(revise).await
+    }
+
+    /// Takes the certificate out of targets that the configuration no longer names for it.
+    pub(super) async fn remove_deployments(
+        &self,
+        work: &CertificateWork,
+        journal: &mut Journal,
+    ) -> Result<(), ApplyError> {
+        for name in work.remove.iter().map(|step| &step.target) {
+            let Some(record) = journal.record().deployments.get(name).cloned() else { continue };
+            let address = Address::Deployment(work.name.clone(), name.clone());
+            let target = self.target(name)?;
+            journal.check_lease()?;
+            target
+                .remove(&self.context, &record.slot, record.receipt.as_ref())
+                .await
+                .map_err(|source| ApplyError::Target { address: address.clone(), source })?;
+            journal.record_mut().deployments.remove(name);
+            journal.persist(Revise::Bump).await?;
+            self.step(address, Step::Removed);
+        }
+        let forgotten: BTreeSet<_> =
+            work.forget.iter().filter(|name| journal.record().deployments.contains_key(*name)).collect();
+        if !forgotten.is_empty() {
+            for name in forgotten {
+                journal.record_mut().deployments.remove(name);
+            }
+            journal.persist(Revise::Bump).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes a certificate that left the configuration from its targets, and archives its record.
+    pub(super) async fn retire(
+        &self,
+        work: &CertificateWork,
+        journal: &mut Journal,
+    ) -> Result<(), ApplyError> {
+        if journal.record().operation.is_some() {
+            self.abandon(journal).await?;
+        }
+        self.remove_deployments(work, journal).await?;
+        journal.archive(self.now()).await?;
+        self.step(Address::Certificate(work.name.clone()), Step::Archived);
+        Ok(())
+    }
+
+    async fn bundle(&self, work: &CertificateWork, journal: &Journal) -> Result<Bundle, ApplyError> {
+        let record = journal.record();
+        let current = record.current.as_ref().ok_or(ApplyError::JournalClosed)?;
+        let operation = record.operation.as_ref().map(|operation| operation.id.as_str());
+        let der = self
+            .open_key(journal.name(), record, &current.key, operation)
+            .await?
+            .ok_or_else(|| ApplyError::KeySealed { certificate: work.name.clone() })?;
+        let key = CertificateKey::from_pkcs8(&der)?.to_private_key();
+        Ok(Bundle {
+            certificate: work.name.to_string(),
+            chain: chain_ders(&current.chain_pem)?,
+            chain_pem: current.chain_pem.clone(),
+            key,
+            key_type: current.key.key_type,
+            fingerprint: current.facts.fingerprint,
+        })
+    }
+
+    /// Reports a deployment's failure; the certificate's other deployments go on, unless the run itself has to end.
+    fn deployment_failed(
+        &self,
+        certificate: &Name,
+        target: &Name,
+        error: ApplyError,
+    ) -> Result<ApplyError, ApplyError> {
+        if error.ends_certificate() {
+            return Err(error);
+        }
+        let address = Address::Deployment(certificate.clone(), target.clone());
+        self.reporter.report(Event::ApplyErrored {
+            address,
+            message: message_of(&error),
+            help: error.help(),
+        });
+        Ok(error)
+    }
+
+    fn target(&self, name: &Name) -> Result<Arc<dyn DeployTarget>, ApplyError> {
+        self.targets
+            .get(name)
+            .map(Arc::clone)
+            .ok_or_else(|| ApplyError::UnknownTarget { target: name.clone() })
+    }
+}
+
+fn chain_ders(pem: &str) -> Result<Vec<Vec<u8>>, ApplyError> {
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .map(|certificate| certificate.map(|der| der.to_vec()))
+        .collect::<Result<_, _>>()
+        .map_err(|_| ApplyError::JournalCorrupt { what: "the certificate's chain" })
+}
+
+fn slot(
+    target: &dyn DeployTarget,
+    certificate: &Name,
+    deployment: &DesiredDeployment,
+) -> Result<Slot, ApplyError> {
+    target.slot(certificate.as_str(), &deployment.parameters).map_err(|complaints| ApplyError::Slot {
+        address: Address::Deployment(certificate.clone(), deployment.target.clone()),
+        message: complaints.into_iter().map(|complaint| complaint.message).collect::<Vec<_>>().join("; "),
+    })
+}
+
+/// Whether a deployment has something to do: the plan says so, the record is older, or an operation began it.
+fn is_due(
+    deployment: &DesiredDeployment,
+    work: &CertificateWork,
+    journal: &Journal,
+    fingerprint: Fingerprint,
+) -> bool {
+    let record = journal.record();
+    let journaled =
+        record.operation.as_ref().and_then(|operation| operation.deployments.get(&deployment.target));
+    if journaled.is_some_and(|journaled| journaled.stage == DeploymentStage::Verified)
+        && record
+            .deployments
+            .get(&deployment.target)
+            .is_some_and(|deployed| deployed.fingerprint == fingerprint)
+    {
+        return false;
+    }
+    work.deploy.iter().any(|step| step.target == deployment.target)
+        || journaled.is_some()
+        || (work.issue.is_some() || work.resume.is_some())
+            && record
+                .deployments
+                .get(&deployment.target)
+                .is_none_or(|deployed| deployed.fingerprint != fingerprint)
+}

@@ -1,0 +1,484 @@
+//! From a persisted intent to a persisted certificate: order, challenges, finalize, chain.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use certplan_provider::TxtRecord;
+use certplan_provider::Zone;
+use futures::future::try_join_all;
+
+use crate::acme;
+use crate::acme::AcmeError;
+use crate::acme::Authorization;
+use crate::acme::AuthorizationStatus;
+use crate::acme::Order;
+use crate::acme::OrderStatus;
+use crate::acme::Session;
+use crate::dns01;
+use crate::dns01::Claim;
+use crate::dns01::NotOurs;
+use crate::model::Address;
+use crate::model::DesiredCertificate;
+use crate::model::Fingerprint;
+use crate::model::Issuance;
+use crate::model::Issued;
+use crate::model::JournaledTxt;
+use crate::model::Name;
+use crate::model::Operation;
+use crate::model::OperationKey;
+use crate::model::Rotation;
+use crate::model::SealedKey;
+use crate::model::Stage;
+use crate::model::TxtState;
+use crate::plan::IssueStep;
+use crate::state::Revise;
+
+use super::Apply;
+use super::certificate::Locations;
+use super::certificate::bases;
+use super::error::ApplyError;
+use super::event::Event;
+use super::event::Step;
+use super::journal::Journal;
+
+/// How long issuances are remembered for the CA's rate limits: the longest window that a public CA counts in.
+const REMEMBERED: jiff::SignedDuration = jiff::SignedDuration::from_hours(8 * 24);
+
+impl Apply {
+    /// Makes the operation's key, persists what has to be readable later, and signs the request.
+    pub(super) async fn new_key(
+        &self,
+        issue: &IssueStep,
+        operation: &str,
+        journal: &Journal,
+    ) -> Result<(SealedKey, String), ApplyError> {
+        let key = match (issue.reuse_key, &journal.record().current) {
+            (true, Some(current)) if issue.key.rotation == Rotation::Never => {
+                let opened = self.open_key(journal.name(), journal.record(), &current.key, None).await?;
+                match opened {
+                    Some(pkcs8) => acme::CertificateKey::from_pkcs8(&pkcs8)?,
+                    None => acme::CertificateKey::generate(issue.key.key_type).await?,
+                }
+            }
+            _ => acme::CertificateKey::generate(issue.key.key_type).await?,
+        };
+        let csr = key.csr(&issue.names)?;
+        let sealer = self.sealer()?;
+        let place = self.place(Address::Certificate(journal.name().clone()))?;
+        let pkcs8 = key.to_pkcs8();
+        let sealed = sealer.seal_certificate_key(&place, key.key_type(), key.spki(), &pkcs8)?;
+        if sealer.hardened() {
+            // Before the journal names it: a hand-off without an operation is collected, the reverse could not be resumed.
+            journal.check_lease()?;
+            let handoff = sealer.seal_handoff(&place, operation, key.spki(), &pkcs8)?;
+            self.state.put_handoff(operation, handoff).await?;
+        }
+        self.keys.keep(key.spki(), pkcs8);
+        Ok((sealed, URL_SAFE_NO_PAD.encode(csr)))
+    }
+
+    /// Brings the open operation from where it is to [`Stage::Deploying`].
+    pub(super) async fn issue(
+        &self,
+        desired: &DesiredCertificate,
+        journal: &mut Journal,
+    ) -> Result<(), ApplyError> {
+        let locations = self.locate(desired, journal).await?;
+        let mut expectations = self.announce(&locations);
+        let issuer = journal.operation()?.issuer.clone();
+        let session = self.session(&issuer).await?;
+        let order = match self.order(&session, journal).await {
+            Err(ApplyError::OrderLost { finalizing: true }) => {
+                return Box::pin(self.reissue_lost(desired, journal)).await;
+            }
+            other => other?,
+        };
+        let order = match order.status {
+            OrderStatus::Pending => {
+                let validated = self.validate(&session, &order, &locations, &mut expectations, journal).await;
+                if validated.is_err() {
+                    self.release_zones(journal);
+                }
+                validated?;
+                session.wait_until_ready(&order.url, self.options.ca_patience).await?
+            }
+            _ => order,
+        };
+        drop(expectations);
+        let order = self.finalize(&session, order, journal).await?;
+        self.persist_certificate(&session, &order, desired, journal).await?;
+        self.clean_up(journal).await
+    }
+
+    /// Finds where the challenges go; a name that the configuration cannot write fails before an order exists.
+    async fn locate(&self, desired: &DesiredCertificate, journal: &Journal) -> Result<Locations, ApplyError> {
+        let names = &journal.operation()?.names;
+        let names = if names.is_empty() { &desired.names } else { names };
+        let found = bases(names).into_iter().map(|base| async move {
+            let challenge = base
+                .prepend("_acme-challenge")
+                .map_err(|source| ApplyError::ChallengeName { name: base.to_string(), source })?;
+            let located =
+                dns01::locate(&self.context, &self.providers, self.lookup.as_ref(), &challenge).await?;
+            Ok::<_, ApplyError>((base.clone(), located.location))
+        });
+        Ok(try_join_all(found).await?.into_iter().collect())
+    }
+
+    /// Tells the zones' writers what is to come, so that they gather it into few changes.
+    fn announce(&self, locations: &Locations) -> BTreeMap<(Name, String), dns01::Expectation> {
+        let zones: BTreeSet<_> =
+            locations.values().map(|location| (&location.provider, &location.zone)).collect();
+        zones
+            .into_iter()
+            .map(|(provider, zone)| {
+                ((provider.clone(), zone.id.clone()), self.writers.expect(provider, zone))
+            })
+            .collect()
+    }
+
+    /// Returns the operation's order: the one that its journal names, or a new one.
+    async fn order(&self, session: &Session, journal: &mut Journal) -> Result<Order, ApplyError> {
+        let operation = journal.operation()?;
+        let finalizing = operation.stage >= Stage::Finalizing;
+        if let Some(url) = operation.order_url.clone() {
+            match session.order(&url).await {
+                Ok(order) if order.status == OrderStatus::Invalid && finalizing => {
+                    return Err(ApplyError::OrderLost { finalizing });
+                }
+                Ok(order) if order.status != OrderStatus::Invalid => return Ok(order),
+                Ok(_) | Err(AcmeError::NotFound { .. }) if !finalizing => {
+                    // It expired while nobody ran. Its TXT values go, and the operation goes on with a new order.
+                    self.remove_txt(journal).await?;
+                }
+                Ok(_) => return Err(ApplyError::OrderLost { finalizing }),
+                Err(AcmeError::NotFound { .. }) => return Err(ApplyError::OrderLost { finalizing }),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        journal.check_lease()?;
+        let operation = journal.operation()?;
+        let profile = operation.profile.as_deref();
+        let order = match session.new_order(&operation.names, profile, operation.replaces.as_deref()).await {
+            // The predecessor counts as replaced, by an order whose URL a killed run took with it: once more without.
+            Err(AcmeError::AlreadyReplaced { .. }) => {
+                session.new_order(&operation.names, profile, None).await?
+            }
+            other => other?,
+        };
+        let operation = journal.operation_mut()?;
+        operation.order_url = Some(order.url.clone());
+        operation.order_expires = order.expires;
+        operation.stage = Stage::Ordered;
+        journal.persist(Revise::Keep).await?;
+        self.step(Address::Certificate(journal.name().clone()), Step::OrderCreated);
+        Ok(order)
+    }
+
+    /// Writes the TXT values, waits until they can be seen, and answers the challenges.
+    async fn validate(
+        &self,
+        session: &Session,
+        order: &Order,
+        locations: &Locations,
+        expectations: &mut BTreeMap<(Name, String), dns01::Expectation>,
+        journal: &mut Journal,
+    ) -> Result<(), ApplyError> {
+        let address = Address::Certificate(journal.name().clone());
+        let authorizations =
+            try_join_all(order.authorizations.iter().map(|url| session.authorization(url))).await?;
+        let mut values = Vec::new();
+        let mut challenges = Vec::new();
+        for authorization in &authorizations {
+            match authorization.status {
+                // Still valid from an earlier order: no challenge is due.
+                AuthorizationStatus::Valid => continue,
+                AuthorizationStatus::Pending => {}
+                _ => return Err(ApplyError::validation([authorization])),
+            }
+            let challenge =
+                authorization.dns01.as_ref().ok_or_else(|| ApplyError::no_dns_challenge(authorization))?;
+            let location = locations
+                .get(authorization.name.base())
+                .ok_or_else(|| ApplyError::ForeignAuthorization { name: authorization.name.to_string() })?;
+            let name =
+                location.effective().cloned().ok_or_else(|| ApplyError::no_dns_challenge(authorization))?;
+            values.push(JournaledTxt {
+                provider: location.provider.clone(),
+                zone: location.zone.clone(),
+                name,
+                value: session.dns01_value(&challenge.token),
+                state: TxtState::Intent,
+            });
+            challenges.push(challenge.url.clone());
+        }
+        let operation = journal.operation_mut()?;
+        operation.delegations = locations
+            .values()
+            .filter(|location| location.chain.len() > 1)
+            .filter_map(|location| location.effective().cloned())
+            .collect();
+        for value in &values {
+            if !operation.txt.iter().any(|known| known.name == value.name && known.value == value.value) {
+                operation.txt.push(value.clone());
+            }
+        }
+        operation.stage = Stage::Validating;
+        journal.persist(Revise::Keep).await?;
+        self.in_use.take(&values);
+        self.step(address.clone(), Step::TxtIntended);
+
+        journal.check_lease()?;
+        let mut by_zone: BTreeMap<(Name, String), (Zone, Vec<TxtRecord>)> = BTreeMap::new();
+        for value in &values {
+            by_zone
+                .entry((value.provider.clone(), value.zone.id.clone()))
+                .or_insert_with(|| (value.zone.clone(), Vec::new()))
+                .1
+                .push(TxtRecord { name: value.name.clone(), value: value.value.clone() });
+        }
+        // Zones that need no value after all are told so at once: others may be waiting for this certificate's.
+        expectations.retain(|zone, _| by_zone.contains_key(zone));
+        let writes =
+            by_zone.iter().map(|((provider, id), (zone, records))| {
+                let expectation = expectations
+                    .remove(&(provider.clone(), id.clone()))
+                    .unwrap_or_else(|| self.writers.expect(provider, zone));
+                async move {
+                    self.writers.add(expectation, records.clone()).await.map(|change| (id.clone(), change))
+                }
+            });
+        let changes: BTreeMap<_, _> = try_join_all(writes).await?.into_iter().collect();
+        for value in &mut journal.operation_mut()?.txt {
+            if let Some(change) = changes.get(&value.zone.id) {
+                value.state = TxtState::Added(change.0.clone());
+            }
+        }
+        self.step(address.clone(), Step::TxtPresented);
+        let visible = by_zone.iter().map(|((provider, _), (zone, records))| {
+            self.propagation.wait_visible(&self.context, provider, zone, records)
+        });
+        for message in try_join_all(visible).await?.into_iter().flatten() {
+            self.reporter.report(Event::Warning { address: address.clone(), message: message.to_string() });
+        }
+        self.step(address.clone(), Step::Propagated);
+        journal.check_lease()?;
+        for answered in futures::future::join_all(challenges.iter().map(|url| session.answer(url))).await {
+            answered?;
+        }
+        self.validated(session, &authorizations).await?;
+        self.step(address, Step::Validated);
+        Ok(())
+    }
+
+    /// Waits until the CA has validated every name.
+    async fn validated(&self, session: &Session, authorizations: &[Authorization]) -> Result<(), ApplyError> {
+        let settled = authorizations
+            .iter()
+            .filter(|authorization| authorization.status == AuthorizationStatus::Pending)
+            .map(|authorization| {
+                session.wait_for_authorization(&authorization.url, self.options.ca_patience)
+            });
+        let settled = try_join_all(settled).await?;
+        let failed: Vec<_> = settled
+            .iter()
+            .filter(|authorization| authorization.status != AuthorizationStatus::Valid)
+            .collect();
+        if failed.is_empty() { Ok(()) } else { Err(ApplyError::validation(failed)) }
+    }
+
+    /// Finalizes the order with the persisted request, and waits for the certificate.
+    async fn finalize(
+        &self,
+        session: &Session,
+        order: Order,
+        journal: &mut Journal,
+    ) -> Result<Order, ApplyError> {
+        let mut order = order;
+        if order.status == OrderStatus::Ready {
+            let csr = journal.operation()?.csr.clone().ok_or(ApplyError::JournalClosed)?;
+            let csr = URL_SAFE_NO_PAD
+                .decode(csr)
+                .map_err(|_| ApplyError::JournalCorrupt { what: "the signing request" })?;
+            if journal.operation()?.stage < Stage::Finalizing {
+                journal.operation_mut()?.stage = Stage::Finalizing;
+                journal.persist(Revise::Keep).await?;
+                self.step(Address::Certificate(journal.name().clone()), Step::Finalizing);
+            }
+            journal.check_lease()?;
+            order = match session.finalize(&order, &csr).await {
+                Ok(order) => order,
+                // The answer was lost or the CA was behind: the order itself tells.
+                Err(error) if error.outcome_is_unknown() => session.order(&order.url).await?,
+                Err(error) => return Err(error.into()),
+            };
+            if order.status == OrderStatus::Ready {
+                order = session.finalize(&order, &csr).await?;
+            }
+        }
+        if !matches!(order.status, OrderStatus::Valid | OrderStatus::Invalid) {
+            order = session.wait_until_issued(&order.url, self.options.ca_patience).await?;
+        }
+        match order.status {
+            OrderStatus::Valid => Ok(order),
+            OrderStatus::Invalid => Err(ApplyError::OrderInvalid {
+                message: order.error.as_ref().map(ToString::to_string).unwrap_or_default(),
+            }),
+            _ => Err(ApplyError::OrderPending { url: order.url }),
+        }
+    }
+
+    /// Checks the chain and makes the certificate the current one, the old one the previous.
+    async fn persist_certificate(
+        &self,
+        session: &Session,
+        order: &Order,
+        desired: &DesiredCertificate,
+        journal: &mut Journal,
+    ) -> Result<(), ApplyError> {
+        let operation = journal.operation()?.clone();
+        let Some(OperationKey::Sealed(key)) = operation.key.clone() else {
+            return Err(ApplyError::JournalClosed);
+        };
+        let chain = session.chains(order, operation.preferred_chain.as_deref()).await?;
+        let now = self.now();
+        let checked = acme::check_chain(&chain.pem, key.spki, &operation.names, now)?;
+        for message in chain.warnings {
+            self.reporter
+                .report(Event::Warning { address: Address::Certificate(journal.name().clone()), message });
+        }
+        let spki: Fingerprint = key.spki;
+        let issued = Issued {
+            facts: checked.facts,
+            chain_pem: checked.pem,
+            key,
+            issuer: operation.issuer.clone(),
+            directory: operation.directory.clone(),
+            profile: operation.profile.clone(),
+            preferred_chain: desired.preferred_chain.clone(),
+            issued_at: now,
+            operation: operation.id.clone(),
+        };
+        let record = journal.record_mut();
+        record.previous = record.current.replace(issued);
+        record.ari = None;
+        record.failures = None;
+        record.issuances.retain(|issuance| now.duration_since(issuance.at) < REMEMBERED);
+        record.issuances.push(Issuance {
+            at: now,
+            directory: operation.directory,
+            names: operation.names,
+            spki,
+            replaces: operation.replaces.is_some(),
+        });
+        journal.operation_mut()?.stage = Stage::Issued;
+        journal.persist(Revise::Bump).await?;
+        self.step(Address::Certificate(journal.name().clone()), Step::Issued);
+        Ok(())
+    }
+
+    /// A certificate may exist whose order can no longer be asked: it is counted, and another follows.
+    async fn reissue_lost(
+        &self,
+        desired: &DesiredCertificate,
+        journal: &mut Journal,
+    ) -> Result<(), ApplyError> {
+        let operation = journal.operation()?.clone();
+        self.reporter.report(Event::Warning {
+            address: Address::Certificate(journal.name().clone()),
+            message: "the interrupted order is gone at the CA; its certificate may exist, and is counted"
+                .to_owned(),
+        });
+        let issue = IssueStep::from_operation(&operation, desired);
+        self.remove_txt(journal).await?;
+        if let Some(OperationKey::Sealed(key)) = &operation.key {
+            let now = self.now();
+            journal.record_mut().issuances.push(Issuance {
+                at: now,
+                directory: operation.directory.clone(),
+                names: operation.names.clone(),
+                spki: key.spki,
+                replaces: operation.replaces.is_some(),
+            });
+        }
+        self.close_operation(journal).await?;
+        self.open_operation(&issue, &operation.cause, "reissue_because_order_lost", journal).await?;
+        self.issue(desired, journal).await
+    }
+
+    /// Removes the operation's TXT values, and persists that they are gone.
+    pub(super) async fn clean_up(&self, journal: &mut Journal) -> Result<(), ApplyError> {
+        self.remove_txt(journal).await?;
+        journal.operation_mut()?.stage = Stage::Deploying;
+        Ok(())
+    }
+
+    /// Removes exactly the TXT values that the journal lists, where nobody else needs them, and empties the list.
+    pub(super) async fn remove_txt(&self, journal: &mut Journal) -> Result<(), ApplyError> {
+        let Some(operation) = &journal.record().operation else { return Ok(()) };
+        if operation.txt.is_empty() {
+            return Ok(());
+        }
+        let mut by_zone: BTreeMap<(Name, Zone), Vec<TxtRecord>> = BTreeMap::new();
+        for value in &operation.txt {
+            // Whoever can write state could have forged it: what does not look like ours is not touched.
+            if let Err(foreign) = self.check_ours(operation, value).await? {
+                self.reporter.report(Event::Warning {
+                    address: Address::Certificate(journal.name().clone()),
+                    message: format!("a TXT value in the journal is left alone: {foreign}"),
+                });
+            } else if self.in_use.release(value) {
+                by_zone
+                    .entry((value.provider.clone(), value.zone.clone()))
+                    .or_default()
+                    .push(TxtRecord { name: value.name.clone(), value: value.value.clone() });
+            }
+        }
+        let removals = by_zone.into_iter().map(|((provider, zone), records)| async move {
+            self.writers.remove(&provider, &zone, records).await
+        });
+        try_join_all(removals).await?;
+        journal.operation_mut()?.txt.clear();
+        self.step(Address::Certificate(journal.name().clone()), Step::CleanedUp);
+        Ok(())
+    }
+
+    async fn check_ours(
+        &self,
+        operation: &Operation,
+        entry: &JournaledTxt,
+    ) -> Result<Result<(), NotOurs>, ApplyError> {
+        let zones = match self.providers.get(&entry.provider) {
+            Some(configured) => configured
+                .zones_for(&self.context, &entry.name)
+                .await
+                .map_err(|source| ApplyError::Dns { provider: entry.provider.clone(), source })?,
+            None => Vec::new(),
+        };
+        let others: Vec<JournaledTxt> = self
+            .journaled
+            .iter()
+            .filter(|(id, _)| **id != operation.id)
+            .flat_map(|(_, values)| values.iter().cloned())
+            .collect();
+        let claim = Claim {
+            entry,
+            names: &operation.names,
+            delegations: &operation.delegations,
+            zones: &zones,
+            others: &others,
+        };
+        Ok(dns01::ours(&claim, &self.providers))
+    }
+
+    /// Tells the zones' writers that the operation's values will not be removed by this run's happy path.
+    fn release_zones(&self, journal: &Journal) {
+        let Some(operation) = &journal.record().operation else { return };
+        for value in &operation.txt {
+            let record = TxtRecord { name: value.name.clone(), value: value.value.clone() };
+            self.writers.abandon(&value.provider, &value.zone, &[record]);
+        }
+    }
+}

@@ -1,0 +1,57 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use certplan_provider::message_of;
+
+use crate::dns01::WriteError;
+use crate::dns01::ZoneGuard;
+use crate::model::Name;
+use crate::model::Zone;
+use crate::state::Lease;
+use crate::state::LeaseKey;
+use crate::state::Leases;
+
+/// Guards zones of providers that cannot compare and swap with a lease in state, so that two runs cannot lose each
+/// other's values.
+#[derive(Debug)]
+pub struct LeasedZones {
+    leases: Arc<Leases>,
+    wait: Duration,
+}
+
+impl LeasedZones {
+    /// Guards through these leases. A change takes seconds, so that another run's is waited for at least a minute.
+    pub fn new(leases: Arc<Leases>, wait: Duration) -> Self {
+        Self { leases, wait: wait.max(Duration::from_secs(60)) }
+    }
+}
+
+#[async_trait]
+impl ZoneGuard for LeasedZones {
+    async fn lock(&self, provider: &Name, zone: &Zone) -> Result<Box<dyn Send>, WriteError> {
+        match self.leases.acquire(&LeaseKey::for_zone(provider, &zone.id), self.wait).await {
+            Ok(lease) => Ok(Box::new(Held(Some(lease)))),
+            Err(error) => Err(WriteError::Locked {
+                provider: provider.clone(),
+                zone: zone.name.clone(),
+                reason: message_of(&error),
+            }),
+        }
+    }
+}
+
+/// A lease that is given back when it is dropped.
+struct Held(Option<Lease>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let (Some(lease), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(async move {
+                if let Err(error) = lease.release().await {
+                    tracing::debug!(%error, "zone lease not released");
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,277 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::apply;
+use crate::apply::ApplyError;
+use crate::apply::ApplyOptions;
+use crate::apply::Outcome;
+use crate::apply::Reporter;
+use crate::apply::World;
+use crate::dns01::ZoneWriters;
+use crate::model::Address;
+use crate::plan::Plan;
+use crate::plan::SavedPlan;
+use crate::plan::verify;
+
+use super::args::Global;
+use super::edge;
+use super::error::CliError;
+use super::exit::Exit;
+use super::planning;
+use super::planning::Clients;
+use super::planning::PlanArgs;
+use super::planning::Planned;
+use super::project::Project;
+use super::render;
+use super::render::progress::JsonLines;
+use super::render::progress::Lines;
+use super::render::progress::Live;
+use super::ui::Ui;
+
+/// How many requests may be in flight per CA.
+pub(crate) const PARALLELISM: usize = 32;
+
+/// Make it so: issue, renew, deploy and verify what the plan shows
+///
+/// Plans first, shows the plan and asks. With a saved plan, does exactly what was reviewed: an address that changed since is
+/// stale and refused. What an interrupted run left is resumed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A plan that `certplan plan --out` saved
+    #[arg(value_name = "PLANFILE")]
+    saved: Option<PathBuf>,
+
+    #[command(flatten)]
+    plan: PlanArgs,
+
+    #[command(flatten)]
+    work: WorkArgs,
+
+    /// With a saved plan: apply what is not stale
+    #[arg(long = "continue", requires = "saved")]
+    go_on: bool,
+}
+
+/// How to go about the work.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct WorkArgs {
+    /// Apply without asking
+    #[arg(long)]
+    auto_approve: bool,
+
+    /// Print one JSON event a line instead of progress
+    #[arg(long)]
+    json: bool,
+
+    /// How many requests may be in flight per CA
+    #[arg(long, value_name = "N", default_value_t = PARALLELISM, value_parser = parallelism)]
+    parallelism: usize,
+
+    /// How long to wait for a lease that another run holds: 30s, 5m
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
+    lock_timeout: Duration,
+
+    /// Exit with 6 when something is deferred by a rate limit or after failures
+    #[arg(long)]
+    detailed_exitcode: bool,
+}
+
+pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, CliError> {
+    let project = Project::load(global, ui)?;
+    let saved = match &args.saved {
+        Some(path) => Some(SavedPlan::from_json(&edge::read_file(path)?).map_err(|error| {
+            CliError::new(format!("`{}`: {error}", path.display()))
+                .with_help("save a plan with `certplan plan --out FILE`")
+        })?),
+        None => None,
+    };
+    let mut options = args.plan.options()?;
+    if let Some(saved) = &saved {
+        if saved.is_expired(edge::now()) {
+            return Err(CliError::new("the saved plan has expired")
+                .with_help("plan and review again")
+                .with_exit(Exit::Stale));
+        }
+        options = saved.options(&options);
+    }
+    execute(&project, options, saved.as_ref().map(|saved| (saved, args.go_on)), &args.work, ui).await
+}
+
+/// Plans, asks and applies: what `apply` and `renew` do.
+pub(crate) async fn execute(
+    project: &Project,
+    options: crate::plan::PlanOptions,
+    reviewed: Option<(&SavedPlan, bool)>,
+    args: &WorkArgs,
+    ui: Ui,
+) -> Result<Exit, CliError> {
+    let cancel = CancellationToken::new();
+    let clients = project.clients(args.parallelism, &cancel)?;
+    let context = project.context(cancel.clone());
+    let mut planned = planning::plan(project, &clients, &options, &context).await?;
+    let mut stale = false;
+    if let Some((saved, go_on)) = reviewed {
+        let staleness = verify(saved, &planned.plan);
+        stale = !staleness.is_empty();
+        for stale in &staleness {
+            ui.alert(&format!("stale: {}: {}", stale.address, stale.cause));
+        }
+        if stale && !go_on {
+            return Err(CliError::new("the saved plan is stale; nothing was applied")
+                .with_help("plan and review again, or apply what is not stale with `--continue`")
+                .with_exit(Exit::Stale));
+        }
+        saved.restrict(&mut planned.plan);
+    }
+    if !args.json {
+        ui.data(&render::plan::text(&planned.plan, ui.colors_stdout()))?;
+    }
+    let refused = super::plan::exit(&planned.plan, args.detailed_exitcode);
+    if refused == Exit::Refused {
+        return Ok(refused);
+    }
+    if !planned.plan.is_empty() && reviewed.is_none() && !args.auto_approve {
+        approve(ui)?;
+    }
+    interruptible(cancel, ui);
+    let outcome = perform(project, clients, &planned, context, args, ui).await?;
+    Ok(conclude(&planned.plan, &outcome, stale, args, ui))
+}
+
+fn approve(ui: Ui) -> Result<(), CliError> {
+    match ui.ask("\nDo you want to apply these changes? Only \"yes\" is accepted: ")? {
+        Some(answer) if answer == "yes" => Ok(()),
+        Some(_) => Err(CliError::new("not approved; nothing was applied")),
+        None => Err(CliError::new("there is no terminal to ask on; nothing was applied")
+            .with_help("apply without asking with `--auto-approve`, or apply a saved plan")),
+    }
+}
+
+/// The first Ctrl-C lets what is in flight finish and persist; the second ends at once, and the journal still holds.
+fn interruptible(cancel: CancellationToken, ui: Ui) {
+    tokio::spawn(async move {
+        let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(terminate) => terminate,
+            Err(_) => return,
+        };
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        ui.alert("interrupted: finishing what is in flight; once more ends at once");
+        cancel.cancel();
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        #[expect(
+            clippy::disallowed_methods,
+            clippy::exit,
+            reason = "the second signal ends at once, by design"
+        )]
+        std::process::exit(i32::from(Exit::Interrupted.code()));
+    });
+}
+
+async fn perform(
+    project: &Project,
+    clients: Clients,
+    planned: &Planned,
+    context: certplan_provider::Context,
+    args: &WorkArgs,
+    ui: Ui,
+) -> Result<Outcome, CliError> {
+    let certificates = planned.plan.work().len();
+    let live = (!args.json && ui.is_live()).then(|| Arc::new(Live::new(certificates)));
+    let reporter: Arc<dyn Reporter> = match &live {
+        _ if args.json => Arc::new(JsonLines::new(ui, edge::now)),
+        Some(live) => Arc::<Live>::clone(live),
+        None => Arc::new(Lines::new(ui)),
+    };
+    let state = project.state();
+    let lineage = match &planned.lineage {
+        Some(lineage) => lineage.clone(),
+        None if planned.plan.is_empty() => return Ok(Outcome::default()),
+        None => state.initialize(edge::now()).await?,
+    };
+    let leases = project.leases();
+    let guard = Arc::new(apply::LeasedZones::new(Arc::clone(&leases), args.lock_timeout));
+    let mut options = ApplyOptions::default();
+    options.lock_timeout = args.lock_timeout;
+    let world = World {
+        desired: Arc::clone(&project.desired),
+        state,
+        lineage,
+        leases,
+        sealer: project.sealer()?,
+        secrets: Arc::clone(&project.secrets),
+        issuers: clients.issuers,
+        writers: ZoneWriters::new(Arc::clone(&clients.providers), context.clone(), guard),
+        propagation: clients.poller,
+        providers: clients.providers,
+        lookup: clients.lookup,
+        journaled: planned.journaled.clone(),
+        targets: clients.targets,
+        reporter,
+        context,
+        clock: Arc::new(edge::now),
+        random_id: Arc::new(edge::random_id),
+        options,
+    };
+    let outcome = apply::apply(world, &planned.plan, &planned.ari).await;
+    if let Some(live) = live {
+        live.finish();
+    }
+    Ok(outcome)
+}
+
+/// Says how it ended, and returns the first exit code that applies.
+fn conclude(plan: &Plan, outcome: &Outcome, stale: bool, args: &WorkArgs, ui: Ui) -> Exit {
+    let failed = outcome.failed.len();
+    let interrupted = outcome.failed.values().any(|error| matches!(error, ApplyError::Interrupted));
+    let locked = outcome.failed.values().any(|error| matches!(error, ApplyError::Lease(_)));
+    let deferred = outcome.failed.values().any(ApplyError::is_deferral);
+    let others = outcome.failed.values().any(|error| {
+        !matches!(error, ApplyError::Lease(_) | ApplyError::Interrupted) && !error.is_deferral()
+    });
+    if !plan.is_empty() && !args.json {
+        let certificates = |count: usize| match count {
+            1 => "1 certificate".to_owned(),
+            count => format!("{count} certificates"),
+        };
+        let done = outcome.done.len();
+        match failed {
+            0 => ui.say(&format!("Apply complete: {} as they should be.", certificates(done))),
+            _ => {
+                ui.alert(&format!("Apply ended: {} as they should be, {failed} failed.", certificates(done)))
+            }
+        }
+    }
+    let has_errors =
+        plan.errors.iter().any(|error| matches!(error.address, Some(Address::Certificate(_)) | Some(_)));
+    match () {
+        () if interrupted => Exit::Interrupted,
+        () if others || has_errors => Exit::Partial,
+        () if stale => Exit::Stale,
+        () if locked => Exit::Locked,
+        () if (deferred || !plan.deferred.is_empty()) && args.detailed_exitcode => Exit::Deferred,
+        () => Exit::Success,
+    }
+}
+
+fn parallelism(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=1024) => Ok(count),
+        _ => Err("give a number between 1 and 1024".to_owned()),
+    }
+}
+
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<jiff::SignedDuration>()
+        .ok()
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .ok_or_else(|| "give a time such as 30s, 5m or 1h".to_owned())
+}

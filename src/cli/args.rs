@@ -1,0 +1,76 @@
+//! Arguments that several commands share.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::ValueEnum;
+
+use crate::model::Selection;
+
+use super::error::CliError;
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Configuration: a file, or a folder whose *.yaml files are merged
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        default_value = "certplan.yaml",
+        env = "CERTPLAN_CONFIG"
+    )]
+    pub(crate) config: PathBuf,
+
+    /// When to use colour
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub(crate) color: Color,
+
+    /// Say only what went wrong
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Color {
+    /// Always
+    Always,
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Never
+    Never,
+}
+
+/// Which addresses a command works on.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Selection")]
+pub(crate) struct SelectionArgs {
+    /// Work only on addresses that match the glob: certificate/shop, 'deployment/*/edge'; repeatable
+    #[arg(long, value_name = "GLOB")]
+    address: Vec<String>,
+
+    /// Leave out addresses that match the glob; repeatable
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<String>,
+
+    /// Work only on certificates with the label; repeatable
+    #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
+    labels: Vec<String>,
+}
+
+impl SelectionArgs {
+    /// The selection.
+    pub(crate) fn selection(&self) -> Result<Selection, CliError> {
+        let mut labels = BTreeMap::new();
+        for label in &self.labels {
+            let (key, value) = label.split_once('=').ok_or_else(|| {
+                CliError::usage(format!("`--label {label}` is not KEY=VALUE"))
+                    .with_help("for example `--label team=checkout`")
+            })?;
+            labels.insert(key.to_owned(), value.to_owned());
+        }
+        Ok(Selection { addresses: self.address.clone(), exclude: self.exclude.clone(), labels })
+    }
+}

@@ -1,0 +1,144 @@
+//! The one place where certplan reads the clock, the environment and credential files.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use aws_lc_rs::rand;
+use certplan_provider::Secret;
+use certplan_provider::SecretRef;
+use certplan_provider::SecretResolver;
+use certplan_provider::Unresolved;
+use jiff::Timestamp;
+
+use crate::dns01;
+
+use super::error::CliError;
+
+/// The wall clock.
+#[expect(clippy::disallowed_methods, reason = "the edge is where the clock is read")]
+pub(crate) fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+/// A variable of the environment; an empty one counts as unset.
+#[expect(clippy::disallowed_methods, reason = "the edge is where the environment is read")]
+pub(crate) fn variable(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// 128 random bits in hexadecimal.
+///
+/// # Panics
+/// When the operating system has no randomness: nothing safe can be done then.
+pub(crate) fn random_id() -> String {
+    let mut bytes = [0_u8; 16];
+    #[expect(clippy::expect_used, reason = "without randomness no key can be made either")]
+    rand::fill(&mut bytes).expect("the operating system gives random octets");
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The addresses of the system's resolvers.
+pub(crate) fn resolvers() -> Vec<SocketAddr> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the edge is where files outside the configuration are read"
+    )]
+    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    dns01::name_servers(&text)
+}
+
+/// The home folder.
+pub(crate) fn home() -> Option<PathBuf> {
+    variable("HOME").map(PathBuf::from)
+}
+
+/// Resolves the configuration's secrets from the environment and from files beside it.
+#[derive(Debug)]
+pub(crate) struct EdgeSecrets {
+    base: PathBuf,
+}
+
+impl EdgeSecrets {
+    /// Secrets of a configuration in the folder `base`.
+    pub(crate) fn new(base: PathBuf) -> Arc<Self> {
+        Arc::new(Self { base })
+    }
+}
+
+impl SecretResolver for EdgeSecrets {
+    fn resolve(&self, reference: &SecretRef) -> Result<Secret, Unresolved> {
+        let unresolved = |reason: String| Unresolved { reference: reference.clone(), reason };
+        let text = match reference {
+            SecretRef::Env(name) => variable(name)
+                .ok_or_else(|| unresolved("is not set".to_owned()))?
+                .into_string()
+                .map_err(|_| unresolved("is not valid UTF-8".to_owned()))?,
+            SecretRef::File(path) => {
+                #[expect(clippy::disallowed_methods, reason = "the edge is where credential files are read")]
+                let text = fs::read_to_string(self.base.join(path))
+                    .map_err(|error| unresolved(format!("cannot be read: {error}")))?;
+                text.trim_end_matches(['\n', '\r']).to_owned()
+            }
+        };
+        if text.is_empty() {
+            return Err(unresolved("is empty".to_owned()));
+        }
+        Ok(Secret::new(text))
+    }
+}
+
+/// Reads a file that the command line names; at most 64 MiB of it.
+#[expect(clippy::disallowed_methods, reason = "the edge is where files outside the configuration are read")]
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, CliError> {
+    let failed = |error: io::Error| CliError::new(format!("cannot read `{}`: {error}", path.display()));
+    let size = fs::metadata(path).map_err(failed)?.len();
+    if size > 64 * 1024 * 1024 {
+        return Err(CliError::new(format!("`{}` is larger than 64 MiB", path.display())));
+    }
+    fs::read(path).map_err(failed)
+}
+
+/// Writes a file that the command line names.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the edge is where files outside the configuration are written"
+)]
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
+    fs::write(path, bytes)
+        .map_err(|error| CliError::new(format!("cannot write `{}`: {error}", path.display())))
+}
+
+/// Writes a file that must not be there yet.
+pub(crate) fn create_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
+    let failed = |error: io::Error| CliError::new(format!("cannot write `{}`: {error}", path.display()));
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
+}
+
+/// Replaces a file as a whole, its mode kept: a reader sees the old text or the new.
+pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
+    let failed = |error: io::Error| CliError::new(format!("cannot write `{}`: {error}", path.display()));
+    let permissions = fs::metadata(path).map_err(failed)?.permissions();
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.as_file().set_permissions(permissions)).map_err(failed)?;
+    file.as_file().sync_all().map_err(failed)?;
+    file.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+/// Writes a new file that only its owner can read.
+pub(crate) fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
+    let failed = |error: io::Error| CliError::new(format!("cannot write `{}`: {error}", path.display()));
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
+}

@@ -1,0 +1,35 @@
+use crate::config;
+
+use super::args::Global;
+use super::edge;
+use super::error::CliError;
+use super::exit::Exit;
+use super::ui::Ui;
+
+/// Tidy the white space of the configuration; comments, order and meaning stay
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Change nothing; exit with 1 when something would change
+    #[arg(long)]
+    check: bool,
+}
+
+pub(crate) fn run(args: &Args, global: &Global, ui: Ui) -> Result<Exit, CliError> {
+    let path = &global.config;
+    let before = String::from_utf8(edge::read_file(path)?)
+        .map_err(|_| CliError::new(format!("`{}` is not valid UTF-8", path.display())))?;
+    let after = config::format(&before).ok_or_else(|| {
+        CliError::new(format!("`{}` cannot be formatted", path.display()))
+            .with_help("`certplan validate` shows why")
+    })?;
+    if after == before {
+        return Ok(Exit::Success);
+    }
+    if args.check {
+        return Err(CliError::new(format!("`{}` is not formatted", path.display()))
+            .with_help("`certplan fmt` does it"));
+    }
+    edge::replace_file(path, after.as_bytes())?;
+    ui.say(&format!("Formatted {}", path.display()));
+    Ok(Exit::Success)
+}

@@ -1,0 +1,97 @@
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use secrecy::ExposeSecret;
+
+use crate::config;
+use crate::config::InitOptions;
+use crate::registry::BUILTIN;
+use crate::state::Identities;
+use crate::state::generate_identity;
+
+use super::args::Global;
+use super::edge;
+use super::error::CliError;
+use super::exit::Exit;
+use super::ui::Ui;
+
+/// Write a first configuration, and an age identity if there is none
+///
+/// The configuration begins on the CA's staging directory; `certplan promote` moves it to production. In a folder that has a
+/// configuration, nothing is changed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The names of the certificate: shop.example.com, '*.shop.example.com'
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
+
+    /// The kind of DNS provider
+    #[arg(long, value_name = "KIND", value_parser = clap::builder::PossibleValuesParser::new(kinds()))]
+    dns: String,
+
+    /// The folder to put the certificate into
+    #[arg(long, value_name = "DIR", default_value = "./out")]
+    to: String,
+
+    /// E-mail address for the account at the CA
+    #[arg(long, value_name = "ADDRESS")]
+    contact: Option<String>,
+
+    /// Begin with the CA's production directory
+    #[arg(long)]
+    production: bool,
+}
+
+fn kinds() -> Vec<&'static str> {
+    BUILTIN.dns.iter().map(|factory| factory.kind).collect()
+}
+
+pub(crate) fn run(args: &Args, global: &Global, ui: Ui) -> Result<Exit, CliError> {
+    let path = &global.config;
+    if path.symlink_metadata().is_ok() {
+        return Err(CliError::new(format!("`{}` is there already; nothing was changed", path.display()))
+            .with_help("edit it, or write another with `--config PATH`"));
+    }
+    let (recipient, made) = recipient()?;
+    let mut options = InitOptions::new(args.names.clone(), args.dns.as_str(), recipient);
+    options.to = Some(args.to.clone());
+    options.contact.clone_from(&args.contact);
+    options.production = args.production;
+    let text = config::init(&options, &BUILTIN);
+    edge::create_file(path, text.as_bytes())?;
+    ui.say(&format!("Wrote {}", path.display()));
+    if let Some(identity) = made {
+        ui.say(&format!(
+            "Wrote {identity}\nKeep a copy of it in a safe place: without it, nobody can open what is sealed."
+        ));
+    }
+    let flag = if path == Path::new("certplan.yaml") {
+        String::new()
+    } else {
+        format!(" --config {}", path.display())
+    };
+    ui.say(&format!("\nLook through the file and set what its comments ask for. Then:\n\n    certplan plan{flag}\n    certplan apply{flag}"));
+    Ok(Exit::Success)
+}
+
+/// The recipient of the identity that is there, or of a new one with the path that it was written to.
+fn recipient() -> Result<(String, Option<String>), CliError> {
+    let identities = Identities::load(&edge::variable, edge::home().as_deref())?;
+    if let Some(recipient) = identities.recipients().into_iter().next() {
+        return Ok((recipient, None));
+    }
+    let home = edge::home().ok_or_else(|| {
+        CliError::new("there is no home folder to keep an age identity in")
+            .with_help("set CERTPLAN_AGE_KEY_FILE to the path of an identity")
+    })?;
+    let folder = home.join(".config/certplan");
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder)
+        .map_err(|error| CliError::new(format!("cannot make `{}`: {error}", folder.display())))?;
+    let identity = generate_identity();
+    let path = folder.join("identity.txt");
+    edge::write_secret(&path, identity.text.expose_secret().as_bytes())?;
+    Ok((identity.recipient, Some(path.display().to_string())))
+}

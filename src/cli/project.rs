@@ -1,0 +1,224 @@
+//! A loaded configuration with the clients that it describes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use certplan_provider::BuildContext;
+use certplan_provider::Complaint;
+use certplan_provider::Context;
+use certplan_provider::DeployTarget;
+use certplan_provider::SecretResolver;
+use tokio_util::sync::CancellationToken;
+
+use crate::acme::AcmeClient;
+use crate::acme::AcmeSettings;
+use crate::config;
+use crate::config::Loaded;
+use crate::config::Severity;
+use crate::dns01::ConfiguredDns;
+use crate::dns01::Providers;
+use crate::model::Desired;
+use crate::model::Name;
+use crate::model::StateBackend;
+use crate::registry::BUILTIN;
+use crate::state::BootClock;
+use crate::state::Holder;
+use crate::state::Identities;
+use crate::state::Leases;
+use crate::state::LocalStore;
+use crate::state::Sealer;
+use crate::state::State;
+use crate::state::Store;
+
+use super::args::Global;
+use super::edge;
+use super::edge::EdgeSecrets;
+use super::error::CliError;
+use super::exit::Exit;
+use super::ui::Ui;
+
+/// How long a lease lasts without a sign of life from its holder.
+const LEASE: Duration = Duration::from_secs(60);
+
+/// How long one request to a CA may take.
+const CA_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A loaded configuration.
+#[derive(Debug)]
+pub(crate) struct Project {
+    /// What the user wants.
+    pub(crate) desired: Arc<Desired>,
+    /// Where the configuration says it.
+    pub(crate) loaded: Loaded,
+    /// Resolves its secrets.
+    pub(crate) secrets: Arc<dyn SecretResolver>,
+    /// Where its state is.
+    store: Arc<dyn Store>,
+    run: String,
+}
+
+impl Project {
+    /// Loads the configuration; its problems are shown in full, and are one error.
+    pub(crate) fn load(global: &Global, ui: Ui) -> Result<Self, CliError> {
+        let loaded = load(global, ui)?;
+        let desired = Arc::new(loaded.desired.clone());
+        let StateBackend::Local { path } = &desired.state;
+        let store = LocalStore::new(desired.base.join(path))
+            .with_warnings(move |warning| ui.warn(&warning.to_string()));
+        let store: Arc<dyn Store> = Arc::new(store);
+        let secrets = EdgeSecrets::new(desired.base.clone());
+        Ok(Self { desired, loaded, secrets, store, run: edge::random_id() })
+    }
+
+    /// The state of the project.
+    pub(crate) fn state(&self) -> Arc<State> {
+        Arc::new(State::new(Arc::clone(&self.store), self.desired.project.clone(), self.run.clone()))
+    }
+
+    /// The leases beside it.
+    pub(crate) fn leases(&self) -> Arc<Leases> {
+        let holder = Holder::current(&edge::variable, &self.run);
+        Arc::new(Leases::new(Arc::clone(&self.store), holder, LEASE, Arc::new(BootClock)))
+    }
+
+    /// The age identities of whoever runs certplan.
+    pub(crate) fn identities() -> Result<Identities, CliError> {
+        Ok(Identities::load(&edge::variable, edge::home().as_deref())?.allow_plugins(true))
+    }
+
+    /// What seals and opens keys; `None` without `encryption:`.
+    pub(crate) fn sealer(&self) -> Result<Option<Arc<Sealer>>, CliError> {
+        match &self.desired.encryption {
+            Some(encryption) => Ok(Some(Arc::new(Sealer::new(encryption, Self::identities()?)?))),
+            None => Ok(None),
+        }
+    }
+
+    /// A client per issuer. Opens no connection.
+    pub(crate) fn issuers(
+        &self,
+        parallelism: usize,
+        cancel: &CancellationToken,
+    ) -> Result<BTreeMap<Name, Arc<AcmeClient>>, CliError> {
+        let clients = self.desired.issuers.iter().map(|(name, issuer)| {
+            let acme = issuer.acme();
+            let mut settings = AcmeSettings::new(acme.directory.clone());
+            settings.ca_bundle = match &acme.ca_bundle {
+                Some(path) => {
+                    Some(read(&self.desired.base.join(path), &format!("the CA bundle of issuer `{name}`"))?)
+                }
+                None => None,
+            };
+            settings.allow_hosts.clone_from(&acme.allow_hosts);
+            settings.max_in_flight = parallelism;
+            settings.timeout = CA_TIMEOUT;
+            settings.cancel = cancel.clone();
+            settings.user_agent = user_agent();
+            let client = AcmeClient::new(settings)
+                .map_err(|error| CliError::new(format!("issuer `{name}`: {error}")))?;
+            Ok((name.clone(), client))
+        });
+        clients.collect()
+    }
+
+    /// The DNS providers. Resolves no credential.
+    pub(crate) fn providers(&self) -> Result<Providers, CliError> {
+        let context = self.build_context();
+        let built = self.desired.dns.iter().map(|(name, wanted)| {
+            let factory = BUILTIN.dns_factory(&wanted.kind).ok_or_else(|| {
+                CliError::new(format!("DNS provider `{name}`: the kind `{}` is not built in", wanted.kind))
+            })?;
+            let provider = (factory.build)(&wanted.block, &context)
+                .map_err(|complaints| complain(&format!("DNS provider `{name}`"), &complaints))?;
+            let configured = ConfiguredDns::new(provider, wanted.zones.clone(), wanted.propagation.clone());
+            Ok((name.clone(), configured))
+        });
+        built.collect()
+    }
+
+    /// The deploy targets. Touches none of them.
+    pub(crate) fn targets(&self) -> Result<BTreeMap<Name, Arc<dyn DeployTarget>>, CliError> {
+        let context = self.build_context();
+        let built = self.desired.targets.iter().map(|(name, wanted)| {
+            let factory = BUILTIN.target_factory(&wanted.kind).ok_or_else(|| {
+                CliError::new(format!("target `{name}`: the kind `{}` is not built in", wanted.kind))
+            })?;
+            let target = (factory.build)(&wanted.block, &context)
+                .map_err(|complaints| complain(&format!("target `{name}`"), &complaints))?;
+            Ok((name.clone(), target))
+        });
+        built.collect()
+    }
+
+    /// The context of a run.
+    pub(crate) fn context(&self, cancel: CancellationToken) -> Context {
+        Context::new(edge::now(), cancel)
+    }
+
+    fn build_context(&self) -> BuildContext {
+        BuildContext::new(Arc::clone(&self.secrets), self.desired.base.clone(), user_agent())
+    }
+}
+
+/// Loads the configuration and shows every warning and problem of it.
+pub(crate) fn load(global: &Global, ui: Ui) -> Result<Loaded, CliError> {
+    match config::load(&global.config, &BUILTIN) {
+        Ok(loaded) => {
+            if !loaded.warnings.is_empty() {
+                ui.alert(loaded.warnings.render(ui.colors_stderr()).trim_end());
+            }
+            Ok(loaded)
+        }
+        Err(error) => Err(report(&error, &global.config, ui)),
+    }
+}
+
+fn report(error: &config::LoadError, path: &Path, ui: Ui) -> CliError {
+    match error.diagnostics() {
+        Some(diagnostics) => {
+            ui.alert(diagnostics.render(ui.colors_stderr()).trim_end());
+            let count =
+                diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
+            let problems = if count == 1 { "1 problem".to_owned() } else { format!("{count} problems") };
+            CliError::new(format!("the configuration has {problems}")).with_exit(Exit::Error)
+        }
+        None => {
+            let error = CliError::new(error);
+            if path == Path::new("certplan.yaml") {
+                error.with_help("`certplan init NAME --dns KIND --to FOLDER` writes a first configuration; `--config PATH` names another")
+            } else {
+                error
+            }
+        }
+    }
+}
+
+fn complain(what: &str, complaints: &[Complaint]) -> CliError {
+    let messages: Vec<String> = complaints
+        .iter()
+        .map(|complaint| match complaint.pointer.trim_start_matches('/') {
+            "" => complaint.message.clone(),
+            place => format!("`{}`: {}", place.replace('/', "."), complaint.message),
+        })
+        .collect();
+    let error = CliError::new(format!("{what}: {}", messages.join("; ")));
+    match complaints.iter().find_map(|complaint| complaint.help.clone()) {
+        Some(help) => error.with_help(help),
+        None => error,
+    }
+}
+
+/// Reads a file that the configuration names.
+#[expect(clippy::disallowed_methods, reason = "the edge is where files are read")]
+fn read(path: &PathBuf, what: &str) -> Result<Vec<u8>, CliError> {
+    std::fs::read(path)
+        .map_err(|error| CliError::new(format!("{what}: cannot read `{}`: {error}", path.display())))
+}
+
+/// What certplan calls itself to servers ([RFC 8555, section 6.1](https://www.rfc-editor.org/rfc/rfc8555#section-6.1)).
+pub(crate) fn user_agent() -> String {
+    format!("certplan/{}", env!("CARGO_PKG_VERSION"))
+}

@@ -1,0 +1,194 @@
+//! How a run is told while it works: moving lines on a terminal, plain lines in CI, or one JSON event a line.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use indicatif::MultiProgress;
+use indicatif::ProgressBar;
+use indicatif::ProgressStyle;
+use jiff::Timestamp;
+
+use crate::apply::Event;
+use crate::apply::Reporter;
+use crate::cli::ui::Ui;
+use crate::cli::ui::escape;
+use crate::model::Address;
+
+/// More certificates than this are counted, not listed: a terminal shows so many lines.
+const LISTED: usize = 20;
+
+/// Plain lines on stderr, one for each certificate that begins, changes something for the world, or ends.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    ui: Ui,
+}
+
+impl Lines {
+    /// Lines through `ui`.
+    pub(crate) const fn new(ui: Ui) -> Self {
+        Self { ui }
+    }
+}
+
+impl Reporter for Lines {
+    fn report(&self, event: Event) {
+        if let Some(line) = line(&event) {
+            match event {
+                Event::ApplyErrored { .. } => self.ui.alert(&line),
+                Event::Warning { .. } => self.ui.alert(&line),
+                _ => self.ui.say(&line),
+            }
+        }
+    }
+}
+
+fn line(event: &Event) -> Option<String> {
+    Some(match event {
+        Event::ApplyStart { address, resumed: true } => format!("{address}: resuming"),
+        Event::ApplyStart { address, resumed: false } => format!("{address}: starting"),
+        Event::ApplyProgress { address, step } => format!("{address}: {}", step.describe()),
+        Event::ApplyComplete { address, not_after: Some(not_after), .. } => {
+            format!("{address}: done, valid until {}", minute(*not_after))
+        }
+        Event::ApplyComplete { address, .. } => format!("{address}: done"),
+        Event::ApplyErrored { address, message, help } => {
+            let mut line = format!("{address}: error: {}", escape(message));
+            if let Some(help) = help {
+                line.push_str("\n  hint: ");
+                line.push_str(&escape(help));
+            }
+            line
+        }
+        Event::Warning { address, message } => format!("{address}: warning: {}", escape(message)),
+    })
+}
+
+fn minute(moment: Timestamp) -> String {
+    moment.strftime("%Y-%m-%d %H:%M UTC").to_string()
+}
+
+/// One JSON object a line on stdout, the first of which tells the format's version.
+#[derive(Debug)]
+pub(crate) struct JsonLines {
+    ui: Ui,
+    clock: fn() -> Timestamp,
+}
+
+impl JsonLines {
+    /// JSON lines through `ui`; says its version at once.
+    pub(crate) fn new(ui: Ui, clock: fn() -> Timestamp) -> Self {
+        let lines = Self { ui, clock };
+        lines.write(
+            serde_json::json!({ "type": "version", "certplan": env!("CARGO_PKG_VERSION"), "ui": "1.0" }),
+        );
+        lines
+    }
+
+    /// Writes one object, with the moment as its first member.
+    pub(crate) fn write(&self, mut object: serde_json::Value) {
+        if let Some(members) = object.as_object_mut() {
+            members.shift_insert(0, "@timestamp".to_owned(), (self.clock)().to_string().into());
+        }
+        // A reader that went away must not stop a run in the middle.
+        let _ = self.ui.data(&format!("{object}\n"));
+    }
+}
+
+impl Reporter for JsonLines {
+    fn report(&self, event: Event) {
+        if let Ok(object) = serde_json::to_value(&event) {
+            self.write(object);
+        }
+    }
+}
+
+/// Moving lines on a terminal: one for each certificate with its step, and a total when there are many.
+pub(crate) struct Live {
+    bars: MultiProgress,
+    total: ProgressBar,
+    open: Mutex<BTreeMap<Address, ProgressBar>>,
+}
+
+impl fmt::Debug for Live {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Live")
+    }
+}
+
+impl Live {
+    /// Lines for a run over `certificates`.
+    pub(crate) fn new(certificates: usize) -> Self {
+        let bars = MultiProgress::new();
+        let total = bars.add(ProgressBar::new(certificates as u64));
+        let style = ProgressStyle::with_template("{pos}/{len} certificates {wide_bar} {elapsed}");
+        total.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        if certificates < 2 {
+            total.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+        }
+        Self { bars, total, open: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Ends the moving lines.
+    pub(crate) fn finish(&self) {
+        self.total.finish_and_clear();
+    }
+
+    fn bar(&self, address: &Address) -> Option<ProgressBar> {
+        let certificate = match address.certificate() {
+            Some(name) => Address::Certificate(name.clone()),
+            None => address.clone(),
+        };
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bar) = open.get(&certificate) {
+            return Some(bar.clone());
+        }
+        if open.len() >= LISTED {
+            return None;
+        }
+        let bar = self.bars.insert_before(&self.total, ProgressBar::new_spinner());
+        let style = ProgressStyle::with_template("{spinner} {prefix}: {wide_msg}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        bar.set_prefix(certificate.to_string());
+        bar.enable_steady_tick(Duration::from_millis(120));
+        open.insert(certificate, bar.clone());
+        Some(bar)
+    }
+
+    fn close(&self, address: &Address, last_line: &str) {
+        let bar = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(address);
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+        // A terminal that cannot be written to is no reason to stop.
+        let _ = self.bars.println(last_line);
+        if matches!(address, Address::Certificate(_)) {
+            self.total.inc(1);
+        }
+    }
+}
+
+impl Reporter for Live {
+    fn report(&self, event: Event) {
+        match &event {
+            Event::ApplyStart { address, .. } => {
+                if let Some(bar) = self.bar(address) {
+                    bar.set_message("starting");
+                }
+            }
+            Event::ApplyProgress { address, step } => {
+                if let Some(bar) = self.bar(address) {
+                    bar.set_message(step.describe());
+                }
+            }
+            Event::ApplyComplete { address, .. } | Event::ApplyErrored { address, .. } => {
+                self.close(address, &line(&event).unwrap_or_default());
+            }
+            Event::Warning { .. } => {
+                let _ = self.bars.println(line(&event).unwrap_or_default());
+            }
+        }
+    }
+}

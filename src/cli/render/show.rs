@@ -1,0 +1,156 @@
+//! What state remembers, in full and without a secret byte.
+
+use std::fmt::Write;
+
+use jiff::Timestamp;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::model::AccountRecord;
+use crate::model::Address;
+use crate::model::CertificateRecord;
+use crate::model::Issued;
+use crate::model::Name;
+use crate::model::OperationKey;
+use crate::model::SealedKey;
+
+/// A certificate's record as JSON: everything but the sealed documents themselves.
+pub(crate) fn certificate_json(name: &Name, record: &CertificateRecord, revision: u64, serial: u64) -> Value {
+    let mut value = serde_json::to_value(record).unwrap_or_default();
+    for pointer in ["/current/key", "/previous/key"] {
+        if let Some(key) = value.pointer_mut(pointer) {
+            *key = sealed_json(key);
+        }
+    }
+    if let Some(key) = value.pointer_mut("/operation/key/sealed") {
+        *key = sealed_json(key);
+    }
+    let mut object = json!({
+        "address": Address::Certificate(name.clone()),
+        "serial": serial,
+        "revision": revision,
+    });
+    if let (Some(object), Value::Object(members)) = (object.as_object_mut(), value) {
+        object.extend(members);
+    }
+    object
+}
+
+/// An account's record as JSON, likewise.
+pub(crate) fn account_json(issuer: &Name, record: &AccountRecord) -> Value {
+    json!({
+        "address": Address::Account(issuer.clone()),
+        "directory": record.directory,
+        "url": record.url,
+        "contact": record.contact,
+        "key": { "key_type": record.key.key_type, "spki": record.key.spki, "recipients": record.key.recipients },
+        "operation": record.operation,
+        "retired": record.retired.iter().map(|retired| json!({ "directory": retired.directory, "url": retired.url })).collect::<Vec<_>>(),
+    })
+}
+
+fn sealed_json(key: &Value) -> Value {
+    json!({ "key_type": key["key_type"], "spki": key["spki"], "recipients": key["recipients"] })
+}
+
+/// A certificate's record for people.
+pub(crate) fn certificate_text(name: &Name, record: &CertificateRecord, now: Timestamp) -> String {
+    let mut text = format!("certificate/{name}\n");
+    match &record.current {
+        Some(current) => issued(&mut text, "current", current, now),
+        None => line(&mut text, "current", "none yet"),
+    }
+    if let Some(previous) = &record.previous {
+        line(
+            &mut text,
+            "previous",
+            &format!("{}, until {}", previous.facts.fingerprint.short(), date(previous.facts.not_after)),
+        );
+    }
+    if let Some((from, until)) = record.ari.as_ref().and_then(|ari| ari.window) {
+        line(&mut text, "renewal window", &format!("{} to {} (CA)", date(from), date(until)));
+    }
+    for (target, deployment) in &record.deployments {
+        line(
+            &mut text,
+            "deployed",
+            &format!(
+                "{target} at {}, {} since {}",
+                super::super::ui::escape(&deployment.slot.location),
+                deployment.fingerprint.short(),
+                date(deployment.deployed_at)
+            ),
+        );
+    }
+    if let Some(operation) = &record.operation {
+        line(
+            &mut text,
+            "operation",
+            &format!("{} since {} ({})", stage(operation), date(operation.started), operation.reason),
+        );
+        for value in &operation.txt {
+            line(&mut text, "TXT", &format!("{} \"{}\"", value.name, super::super::ui::escape(&value.value)));
+        }
+    }
+    if let Some(failures) = &record.failures {
+        line(
+            &mut text,
+            "failures",
+            &format!(
+                "{} in a row, not before {}: {}",
+                failures.count,
+                date(failures.retry_after),
+                super::super::ui::escape(&failures.message)
+            ),
+        );
+    }
+    text
+}
+
+/// An account's record for people.
+pub(crate) fn account_text(issuer: &Name, record: &AccountRecord) -> String {
+    let mut text = format!("account/{issuer}\n");
+    line(&mut text, "directory", &super::super::ui::escape(&record.directory));
+    match &record.url {
+        Some(url) => line(&mut text, "url", &super::super::ui::escape(url)),
+        None => line(&mut text, "url", "being created"),
+    }
+    line(&mut text, "contact", &super::super::ui::escape(&record.contact.join(", ")));
+    sealed(&mut text, &record.key);
+    text
+}
+
+fn issued(text: &mut String, label: &str, issued: &Issued, now: Timestamp) {
+    let facts = &issued.facts;
+    let names: Vec<String> = facts.names.iter().map(ToString::to_string).collect();
+    line(text, label, &facts.fingerprint.to_string());
+    line(text, "names", &names.join(", "));
+    line(text, "issuer", &format!("{} ({})", issued.issuer, super::super::ui::escape(&facts.issuer)));
+    line(text, "serial", &facts.serial);
+    let days = facts.not_after.duration_since(now).as_hours() / 24;
+    line(
+        text,
+        "valid",
+        &format!("{} to {} ({days} days left)", date(facts.not_before), date(facts.not_after)),
+    );
+    sealed(text, &issued.key);
+}
+
+fn sealed(text: &mut String, key: &SealedKey) {
+    line(text, "key", &format!("{}, sealed to {}", key.key_type, key.recipients.join(", ")));
+}
+
+fn stage(operation: &crate::model::Operation) -> String {
+    let stage = serde_json::to_value(operation.stage).unwrap_or_default();
+    let held = matches!(operation.key, Some(OperationKey::HeldByTarget));
+    format!("{}{}", stage.as_str().unwrap_or("open"), if held { ", key held by the target" } else { "" })
+}
+
+fn line(text: &mut String, label: &str, value: &str) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "  {label:<15} {value}");
+}
+
+fn date(moment: Timestamp) -> String {
+    moment.strftime("%Y-%m-%d %H:%M UTC").to_string()
+}

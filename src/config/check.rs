@@ -1,0 +1,561 @@
+//! Checks a tree against the schema that editors use, and never stops at the first problem.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use super::diagnostic::Diagnostic;
+use super::diagnostic::Report;
+use super::diagnostic::closest;
+use super::diagnostic::list;
+use super::diagnostic::quoted;
+use super::grammar::NAME;
+use super::node::Content;
+use super::node::Entry;
+use super::node::Node;
+use super::node::POISONED;
+use super::node::Scalar;
+use super::node::not_a_text;
+use super::render::names_a_secret;
+use super::rule::Kind;
+use super::rule::Rule;
+use super::span::Span;
+
+/// Walks over trees; knows afterwards which nodes are not to be read.
+pub(crate) struct Checker<'a> {
+    pub(crate) report: &'a mut Report,
+    /// Whether the text ended early, so that what is missing may have been in the rest.
+    pub(crate) incomplete: bool,
+    invalid: HashSet<u32>,
+}
+
+impl<'a> Checker<'a> {
+    pub(crate) fn new(report: &'a mut Report, incomplete: bool) -> Self {
+        Self { report, incomplete, invalid: HashSet::new() }
+    }
+
+    /// Whether a node that was checked fits, with everything in it.
+    pub(crate) fn is_valid(&self, node: &Node) -> bool {
+        node.id != POISONED && !self.invalid.contains(&node.id)
+    }
+
+    /// Checks a node, which stands at `key` if it is the value of one.
+    pub(crate) fn check(&mut self, node: &Node, rule: &Rule, key: &str) -> bool {
+        if node.id == POISONED {
+            return false;
+        }
+        let valid = self.fits(node, rule, key);
+        if !valid {
+            self.invalid.insert(node.id);
+        }
+        valid
+    }
+
+    fn fits(&mut self, node: &Node, rule: &Rule, key: &str) -> bool {
+        if rule.secret {
+            return self.secret(node, rule, key);
+        }
+        let mut valid = true;
+        for part in &rule.all {
+            valid &= self.check(node, part, key);
+        }
+        if !rule.branches.is_empty() {
+            return self.branches(node, rule, key) && valid;
+        }
+        if !rule.kinds.is_empty() && !rule.kinds.iter().any(|kind| is_kind(node, *kind)) {
+            if holds_secrets(rule) {
+                self.report.mask(node.span);
+            }
+            self.wrong_kind(node, &rule.kinds, key);
+            return false;
+        }
+        if rule.deferred {
+            return valid;
+        }
+        valid
+            & match &node.content {
+                Content::List(items) => self.list(node, items, rule, key),
+                Content::Map(entries) => self.map(node, entries, rule),
+                Content::Scalar { .. } => self.scalar(node, rule, key),
+            }
+    }
+
+    fn list(&mut self, node: &Node, items: &[Node], rule: &Rule, key: &str) -> bool {
+        let mut valid = true;
+        if items.len() < rule.min_items {
+            let message = match rule.min_items {
+                1 => format!("{} is empty", quoted(key)),
+                least => format!("{} needs at least {least} items", quoted(key)),
+            };
+            self.report.push(Diagnostic::error("bad-value", node.span, message));
+            valid = false;
+        }
+        if let Some(most) = rule.max_items.filter(|most| items.len() > *most) {
+            let message =
+                format!("{} has {} items, and at most {most} are allowed", quoted(key), items.len());
+            self.report.push(Diagnostic::error("bad-value", node.span, message));
+            valid = false;
+        }
+        if let Some(rule) = &rule.items {
+            for item in items {
+                valid &= self.check(item, rule, key);
+            }
+        }
+        valid
+    }
+
+    fn map(&mut self, node: &Node, entries: &[Entry], rule: &Rule) -> bool {
+        let mut valid = true;
+        for entry in entries {
+            if let Some(rule) = rule.properties.get(&entry.key) {
+                valid &= self.check(&entry.value, rule, &entry.key);
+                continue;
+            }
+            if let Some(pattern) = rule.key_pattern.as_ref().filter(|pattern| !pattern.is_match(&entry.key)) {
+                self.bad_name(entry, pattern.as_str());
+                valid = false;
+            }
+            match &rule.others {
+                Some(rule) => valid &= self.check(&entry.value, rule, &entry.key),
+                None => {
+                    self.unknown_key(node, entry, rule);
+                    valid = false;
+                }
+            }
+        }
+        if self.incomplete {
+            return valid;
+        }
+        for key in rule.required.iter().filter(|key| !entries.iter().any(|entry| entry.key == **key)) {
+            valid = false;
+            if self.is_misspelt(key, entries, rule) {
+                continue;
+            }
+            let mut missing = Diagnostic::error(
+                "missing-key",
+                opening(node),
+                format!("the key {} is missing", quoted(key)),
+            );
+            if let Some(rule) = rule.properties.get(key) {
+                missing = missing.help(format!("add {}", quoted(&sketch(key, rule))));
+            }
+            self.report.push(missing);
+        }
+        if !rule.one_of_keys.is_empty() {
+            valid &= self.one_of_keys(node, entries, rule);
+        }
+        valid
+    }
+
+    fn one_of_keys(&mut self, node: &Node, entries: &[Entry], rule: &Rule) -> bool {
+        let options = list(rule.one_of_keys.iter().map(String::as_str));
+        let is_option = |entry: &&Entry| rule.one_of_keys.contains(&entry.key);
+        let mut present = entries.iter().filter(is_option);
+        match (present.next(), present.next()) {
+            (Some(_), None) => true,
+            (Some(first), Some(second)) => {
+                let message =
+                    format!("{} and {} exclude each other", quoted(&first.key), quoted(&second.key));
+                self.report.push(
+                    Diagnostic::error("bad-value", second.span, message)
+                        .related(first.span, "the other one")
+                        .help(format!("exactly one of {options} is to be there")),
+                );
+                false
+            }
+            (None, _) => {
+                // A misspelt kind has been reported already.
+                let misspelt = entries
+                    .iter()
+                    .any(|entry| !rule.properties.contains_key(&entry.key) && rule.others.is_none());
+                if !misspelt {
+                    let message = format!("one of the keys {options} is missing");
+                    self.report.push(Diagnostic::error("missing-key", opening(node), message));
+                }
+                false
+            }
+        }
+    }
+
+    /// Whether an unknown key has been taken for this one already.
+    fn is_misspelt(&self, key: &str, entries: &[Entry], rule: &Rule) -> bool {
+        rule.others.is_none()
+            && entries
+                .iter()
+                .filter(|entry| !rule.properties.contains_key(&entry.key))
+                .any(|entry| closest(&entry.key, [key]).is_some())
+    }
+
+    fn unknown_key(&mut self, node: &Node, entry: &Entry, rule: &Rule) {
+        let decided = rule.one_of_keys.iter().any(|key| node.get(key).is_some());
+        let known = || {
+            rule.properties
+                .keys()
+                .filter(|key| node.get(key).is_none() && !(decided && rule.one_of_keys.contains(key)))
+                .map(String::as_str)
+        };
+        let suggestion = closest(&entry.key, known());
+        let secret = |key: &str| rule.properties.get(key).is_some_and(|rule| rule.secret);
+        // Under whatever name it was written: a secret that is missing may be this.
+        let missing = rule.properties.iter().any(|(key, rule)| rule.secret && node.get(key).is_none());
+        if missing || names_a_secret(&entry.key) || suggestion.is_some_and(secret) {
+            self.report.mask(entry.value.span);
+        }
+        let mut unknown =
+            Diagnostic::error("unknown-key", entry.span, format!("unknown key {}", quoted(&entry.key)));
+        unknown = match suggestion {
+            Some(suggestion) => unknown.help(format!("did you mean {}?", quoted(suggestion))),
+            None if rule.properties.is_empty() => unknown.help("no keys are allowed here"),
+            None => match list(known()) {
+                keys if keys.is_empty() => unknown.help("all allowed keys are there already"),
+                keys => unknown.help(format!("allowed here: {keys}")),
+            },
+        };
+        self.report.push(unknown);
+    }
+
+    fn bad_name(&mut self, entry: &Entry, pattern: &str) {
+        let message = format!("{} is not a valid name", quoted(&entry.key));
+        let mut bad = Diagnostic::error("bad-name", entry.span, message);
+        if pattern == NAME {
+            bad = bad.help("names have 1 to 63 of `a-z`, `0-9` and `-`, and start with a letter or digit");
+            let better: String = entry
+                .key
+                .to_lowercase()
+                .chars()
+                .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+                .collect();
+            let better = better.trim_matches('-');
+            if !better.is_empty() && better.len() <= 63 && better != entry.key {
+                bad = bad.help(format!("for example {}", quoted(better)));
+            }
+        } else {
+            bad = bad.help(format!("it has to match {pattern}"));
+        }
+        self.report.push(bad);
+    }
+
+    fn scalar(&mut self, node: &Node, rule: &Rule, key: &str) -> bool {
+        let Some(scalar) = node.scalar() else { return true };
+        let wants_text = rule.kinds.contains(&Kind::Text);
+        if let (true, Content::Scalar { text, plain: true }) = (wants_text, &node.content)
+            && let Some(taken_for) = not_a_text(text)
+            && !rule.kinds.iter().any(|kind| *kind != Kind::Text && is_kind(node, *kind))
+        {
+            return self.trap(node, text, taken_for, key);
+        }
+        let mut valid = true;
+        if !rule.values.is_empty() && !rule.values.iter().any(|value| equals(value, &scalar)) {
+            self.not_an_option(node, rule);
+            return false;
+        }
+        match scalar {
+            Scalar::Text(text) => {
+                if let Some(pattern) = rule.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
+                    self.no_match(node, text, pattern.as_str(), rule);
+                    valid = false;
+                }
+                let length = text.chars().count();
+                if length < rule.min_length || rule.max_length.is_some_and(|most| length > most) {
+                    let message = format!("{} has {length} characters", quoted(key));
+                    let help = match rule.max_length {
+                        Some(most) => format!("it has {} to {most} characters", rule.min_length),
+                        None => format!("it has at least {} characters", rule.min_length),
+                    };
+                    self.report.push(Diagnostic::error("bad-value", node.span, message).help(help));
+                    valid = false;
+                }
+            }
+            Scalar::Number(number) => {
+                let value = number.as_f64().unwrap_or_default();
+                if rule.minimum.is_some_and(|least| value < least)
+                    || rule.maximum.is_some_and(|most| value > most)
+                {
+                    let range = match (rule.minimum, rule.maximum) {
+                        (Some(least), Some(most)) => format!("from {least} to {most}"),
+                        (Some(least), None) => format!("at least {least}"),
+                        (None, most) => format!("at most {}", most.unwrap_or_default()),
+                    };
+                    let message = format!("{number} is out of range");
+                    self.report.push(
+                        Diagnostic::error("bad-value", node.span, message)
+                            .help(format!("{range} is allowed")),
+                    );
+                    valid = false;
+                }
+            }
+            Scalar::Bool(_) | Scalar::Null => {}
+        }
+        valid
+    }
+
+    /// A text is due, and what stands there is one to a reader but not to every YAML parser.
+    fn trap(&mut self, node: &Node, text: &str, taken_for: &str, key: &str) -> bool {
+        if text.is_empty() {
+            self.report.push(
+                Diagnostic::error("wrong-type", node.span, format!("{} has no value", quoted(key)))
+                    .help("write a text after it, or leave the key out"),
+            );
+        } else {
+            let message = format!("{} is {taken_for} in YAML, and a text is expected", quoted(text));
+            self.report.push(
+                Diagnostic::error("wrong-type", node.span, message)
+                    .help(format!("write it in quotes: {}", quoted(&format!("\"{text}\"")))),
+            );
+        }
+        false
+    }
+
+    fn not_an_option(&mut self, node: &Node, rule: &Rule) {
+        let options: Vec<String> = rule
+            .values
+            .iter()
+            .map(|value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned))
+            .collect();
+        let found = match &node.content {
+            Content::Scalar { text, .. } => text.as_str(),
+            Content::List(_) | Content::Map(_) => "",
+        };
+        let bad = Diagnostic::error("bad-value", node.span, format!("{} is not allowed here", quoted(found)));
+        let all = format!("allowed: {}", list(options.iter().map(String::as_str)));
+        self.report.push(match closest(found, options.iter().map(String::as_str)) {
+            Some(option) if options.len() > 1 => {
+                bad.help(format!("did you mean {}?", quoted(option))).help(all)
+            }
+            _ => bad.help(all),
+        });
+    }
+
+    fn no_match(&mut self, node: &Node, text: &str, pattern: &str, rule: &Rule) {
+        let message = format!("{} does not have the expected form", quoted(text));
+        let mut bad = Diagnostic::error("bad-value", node.span, message);
+        bad = match &rule.example {
+            Some(example) => bad.help(format!("for example {}", quoted(example))),
+            None if pattern == NAME => {
+                bad.help("names have 1 to 63 of `a-z`, `0-9` and `-`, and start with a letter or digit")
+            }
+            None => bad.help(format!("it has to match {pattern}")),
+        };
+        self.report.push(bad);
+    }
+
+    fn wrong_kind(&mut self, node: &Node, kinds: &[Kind], key: &str) {
+        let expected: Vec<&str> = kinds.iter().map(|kind| kind.describe()).collect();
+        let expected = expected.join(" or ");
+        if let Content::Scalar { text, plain: true } = &node.content
+            && text.is_empty()
+        {
+            let message = format!("{} has no value, and {expected} is expected", quoted(key));
+            let help = "write a value after it, or leave the key out";
+            self.report.push(Diagnostic::error("wrong-type", node.span, message).help(help));
+            return;
+        }
+        if let (Content::Scalar { text, plain: true }, true) = (&node.content, kinds.contains(&Kind::Text))
+            && let Some(taken_for) = not_a_text(text)
+        {
+            self.trap(node, text, taken_for, key);
+            return;
+        }
+        let message = format!("{} is {}, and {expected} is expected", quoted(key), node.describe());
+        let mut wrong = Diagnostic::error("wrong-type", opening(node), message);
+        if let Content::Scalar { text, plain } = &node.content {
+            if kinds == [Kind::List] {
+                wrong = wrong.help(format!("write it as a list: {}", quoted(&format!("{key}: [{text}]"))));
+            } else if !plain
+                && kinds.iter().any(|kind| matches!(kind, Kind::Integer | Kind::Number | Kind::Boolean))
+            {
+                wrong = wrong.help("write it without quotes");
+            } else if kinds == [Kind::Boolean] && not_a_text(text) == Some("a boolean") {
+                wrong = wrong.help("YAML 1.2 knows only `true` and `false`");
+            }
+        }
+        self.report.push(wrong);
+    }
+
+    /// Reports for the alternative that was most likely meant.
+    fn branches(&mut self, node: &Node, rule: &Rule, key: &str) -> bool {
+        let candidates: Vec<&Rule> = rule
+            .branches
+            .iter()
+            .map(AsRef::as_ref)
+            .filter(|branch| {
+                branch.secret
+                    || branch.kinds.is_empty()
+                    || branch.kinds.iter().any(|kind| is_kind(node, *kind))
+            })
+            .collect();
+        let matching =
+            |branch: &Rule| node.entries().iter().filter(|e| branch.properties.contains_key(&e.key)).count();
+        match candidates.as_slice() {
+            [] => {
+                let mut kinds: Vec<Kind> = Vec::new();
+                for kind in rule.branches.iter().flat_map(|branch| &branch.kinds) {
+                    if !kinds.contains(kind) {
+                        kinds.push(*kind);
+                    }
+                }
+                self.wrong_kind(node, &kinds, key);
+                false
+            }
+            [only] => self.check(node, only, key),
+            several if several.iter().all(|branch| matching(branch) == 0) && !node.entries().is_empty() => {
+                // A map of one key of several: all those keys are what could have been meant.
+                let mut union = Rule { kinds: vec![Kind::Map], ..Rule::default() };
+                for branch in several {
+                    union.properties.extend(branch.properties.clone());
+                    union.one_of_keys.extend(branch.required.clone());
+                }
+                self.check(node, &union, key)
+            }
+            several => {
+                let best = several
+                    .iter()
+                    .copied()
+                    .reduce(|best, branch| if matching(branch) > matching(best) { branch } else { best });
+                best.is_none_or(|best| self.check(node, best, key))
+            }
+        }
+    }
+
+    fn secret(&mut self, node: &Node, rule: &Rule, key: &str) -> bool {
+        let reference = |name: &str| format!("{key}: {{ env: {name} }}");
+        if let Content::Scalar { text, plain } = &node.content {
+            if *plain && text.is_empty() {
+                self.wrong_kind(node, &[Kind::Map], key);
+                return false;
+            }
+            let variable = text
+                .strip_prefix('$')
+                .map(|name| name.trim_start_matches('{').trim_end_matches('}'))
+                .filter(|name| is_variable(name));
+            let diagnostic = Diagnostic::error(
+                "literal-secret",
+                node.span,
+                format!("{} holds a secret itself", quoted(key)),
+            );
+            match variable {
+                Some(name) => self.report.push(
+                    Diagnostic { message: format!("{} is not expanded", quoted(text)), ..diagnostic }
+                        .help(format!("write {}", quoted(&reference(name)))),
+                ),
+                None => {
+                    self.report.mask(node.span);
+                    self.report.push(
+                        diagnostic
+                            .label("a secret is not shown")
+                            .help(format!("say where it is found: {}", quoted(&reference("NAME"))))
+                            .help("whoever can read the file or its history knows the secret: replace it"),
+                    );
+                }
+            }
+            return false;
+        }
+        if !node.items().is_empty() {
+            self.report.mask(node.span);
+        }
+        if let Some(value) = node.get("env")
+            && let Some(text) = value.text()
+            && !is_variable(text)
+        {
+            self.report.mask(value.span);
+            self.report.push(
+                Diagnostic::error(
+                    "literal-secret",
+                    value.span,
+                    "this is not the name of an environment variable",
+                )
+                .label("not shown: it may be a secret")
+                .help(format!("write the variable's name: {}", quoted(&reference("NAME")))),
+            );
+            return false;
+        }
+        for value in node.entries().iter().filter(|entry| entry.key != "env" && entry.key != "file") {
+            self.report.mask(value.value.span);
+        }
+        if let Some(value) = node.get("file")
+            && let Some(path) = value.text()
+            && climbs(path)
+        {
+            let message = format!("{} leads out of the configuration's folder", quoted(path));
+            self.report.push(
+                Diagnostic::error("path", value.span, message)
+                    .help("`..` is not allowed; use an absolute path"),
+            );
+            return false;
+        }
+        let mut union = Rule { kinds: vec![Kind::Map], ..Rule::default() };
+        for branch in &rule.branches {
+            union.properties.extend(branch.properties.clone());
+            union.one_of_keys.extend(branch.required.clone());
+        }
+        self.check(node, &union, key)
+    }
+}
+
+/// Whether a path leads out of where it starts.
+pub(crate) fn climbs(path: &str) -> bool {
+    path.split('/').any(|part| part == "..")
+}
+
+/// Whether a secret is expected somewhere in a map.
+fn holds_secrets(rule: &Rule) -> bool {
+    rule.properties.values().any(|rule| rule.secret || holds_secrets(rule))
+}
+
+fn is_variable(name: &str) -> bool {
+    !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.len() <= 128
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        // A token in lower and upper case letters and digits without an underscore is rather a secret.
+        && !(name.len() > 20 && !name.contains('_') && name.contains(|c: char| c.is_ascii_lowercase()))
+}
+
+/// Where a collection begins, rather than all of it.
+fn opening(node: &Node) -> Span {
+    match &node.content {
+        Content::Map(entries) => entries.first().map_or(node.span, |entry| entry.span),
+        Content::List(_) | Content::Scalar { .. } => node.span,
+    }
+}
+
+fn is_kind(node: &Node, kind: Kind) -> bool {
+    match (&node.content, kind) {
+        (Content::Map(_), Kind::Map) | (Content::List(_), Kind::List) => true,
+        (Content::Scalar { plain, text }, Kind::Text) => {
+            // Traps are reported by `scalar`, with a hint.
+            !(*plain && text.is_empty()) && matches!(node.scalar(), Some(Scalar::Text(_)))
+        }
+        (Content::Scalar { .. }, Kind::Boolean) => matches!(node.scalar(), Some(Scalar::Bool(_))),
+        (Content::Scalar { .. }, Kind::Number) => matches!(node.scalar(), Some(Scalar::Number(_))),
+        (Content::Scalar { .. }, Kind::Integer) => {
+            matches!(node.scalar(), Some(Scalar::Number(number)) if !number.is_f64())
+        }
+        _ => false,
+    }
+}
+
+fn equals(value: &Value, scalar: &Scalar<'_>) -> bool {
+    match (value, scalar) {
+        (Value::Bool(a), Scalar::Bool(b)) => a == b,
+        (Value::Null, Scalar::Null) => true,
+        (Value::Number(a), Scalar::Number(b)) => a == b,
+        (Value::String(a), Scalar::Text(b)) => a == b,
+        _ => false,
+    }
+}
+
+/// What to add for a missing key.
+fn sketch(key: &str, rule: &Rule) -> String {
+    let value = match (rule.values.first(), rule.kinds.first(), &rule.example) {
+        (Some(Value::String(text)), ..) => text.clone(),
+        (Some(value), ..) => value.to_string(),
+        (None, _, Some(example)) => example.clone(),
+        (None, Some(Kind::Boolean), None) => "true".to_owned(),
+        (None, Some(Kind::List), None) => "[...]".to_owned(),
+        (None, Some(Kind::Map), None) => "{ ... }".to_owned(),
+        (None, ..) if rule.secret => "{ env: NAME }".to_owned(),
+        (None, ..) => "...".to_owned(),
+    };
+    format!("{key}: {value}")
+}

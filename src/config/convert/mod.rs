@@ -1,0 +1,196 @@
+//! From the checked tree to [`Desired`]: the rules that no schema can say, all of them in one run.
+//!
+//! Each value is read for itself: what the walker has found invalid is left out here and costs no second message.
+
+mod blocks;
+pub(crate) mod ca;
+mod certificate;
+mod deploy;
+mod endpoint;
+mod issuer;
+mod names;
+mod renew;
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use certplan_provider::Complaint;
+
+use super::Names;
+use super::check::Checker;
+use super::check::climbs;
+use super::diagnostic::Diagnostic;
+use super::diagnostic::Report;
+use super::diagnostic::closest;
+use super::diagnostic::list;
+use super::diagnostic::quoted;
+use super::node::Entry;
+use super::node::Node;
+use super::rule::Compiler;
+use super::rule::Rule;
+use super::schema::deploy as deploy_schema;
+use super::schema::schema;
+use super::span::Span;
+use crate::model::Address;
+use crate::model::Desired;
+use crate::model::Name;
+use crate::registry::Registry;
+
+/// Where things stand, for messages of later stages.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    pub(crate) addresses: BTreeMap<Address, Span>,
+    pub(crate) dns: Names<Place>,
+    pub(crate) targets: Names<Place>,
+    /// The entries of `deploy`, by certificate and target.
+    pub(crate) deployments: BTreeMap<(Name, Name), Place>,
+}
+
+/// A block that a provider reads, and the place of its name.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) span: Span,
+    pub(crate) block: Node,
+}
+
+/// Converts a tree. What is wrong goes to the report; a result that comes with errors is of no use.
+pub(crate) fn convert(
+    root: &Node,
+    base: PathBuf,
+    registry: &Registry,
+    incomplete: bool,
+    report: &mut Report,
+) -> Option<(Desired, Places)> {
+    if root.entries().is_empty() {
+        if !incomplete && report.errors() == 0 {
+            report.push(
+                Diagnostic::error("empty", root.span, "the configuration is empty")
+                    .help("an empty configuration never plans anything, least of all removals")
+                    .help("`certplan init NAME` writes one to begin with"),
+            );
+        }
+        return None;
+    }
+    let schema = schema(registry);
+    let nothing = serde_json::Map::new();
+    let definitions = schema.get("definitions").and_then(serde_json::Value::as_object).unwrap_or(&nothing);
+    let mut compiler = Compiler::new(definitions, "deploy");
+    let rule = compiler.compile(&schema);
+    let deploy_rules = registry
+        .targets
+        .iter()
+        .map(|factory| (factory.kind, compiler.compile(&deploy_schema(registry, Some(factory.kind)))))
+        .collect();
+    let any_deploy = compiler.compile(&deploy_schema(registry, None));
+    let mut converter = Converter {
+        checker: Checker::new(report, incomplete),
+        registry,
+        root,
+        deploy_rules,
+        any_deploy,
+        places: Places::default(),
+    };
+    converter.checker.check(root, &rule, "the configuration");
+    let desired = converter.desired(base)?;
+    Some((desired, converter.places))
+}
+
+struct Converter<'a> {
+    checker: Checker<'a>,
+    registry: &'a Registry,
+    root: &'a Node,
+    /// What an entry of `deploy` may say, by the kind of its target.
+    deploy_rules: HashMap<&'static str, Arc<Rule>>,
+    any_deploy: Arc<Rule>,
+    places: Places,
+}
+
+impl<'a> Converter<'a> {
+    fn desired(&mut self, base: PathBuf) -> Option<Desired> {
+        let project = self.root.text_of("project").map_or("default", |(project, _)| project);
+        let state = self.state();
+        let encryption = self.encryption();
+        let issuers = self.issuers();
+        let dns = self.dns();
+        let mut targets = self.targets();
+        let certificates = self.certificates(&issuers, &mut targets);
+        let moved = self.moved();
+        Some(Desired {
+            project: Name::new(project).ok()?,
+            base,
+            state,
+            encryption,
+            issuers: issuers.into_iter().filter_map(|(name, issuer)| Some((name, issuer.issuer?))).collect(),
+            dns,
+            targets: targets.into_iter().map(|(name, target)| (name, target.desired)).collect(),
+            certificates,
+            moved,
+        })
+    }
+
+    fn push(&mut self, diagnostic: Diagnostic) {
+        self.checker.report.push(diagnostic);
+    }
+
+    /// The entries of a block of named things whose names are names.
+    fn named(&self, block: &str) -> Vec<(Name, &'a Entry)> {
+        let entries = self.root.get(block).map_or(&[][..], Node::entries);
+        entries.iter().filter_map(|entry| Some((Name::new(&entry.key).ok()?, entry))).collect()
+    }
+
+    /// Reports a reference to something that is not there, with what is.
+    fn unknown(&mut self, code: &'static str, what: &str, block: &str, name: &str, span: Span) {
+        if self.checker.incomplete {
+            return;
+        }
+        let known: Vec<&str> = self
+            .root
+            .get(block)
+            .map_or(&[][..], Node::entries)
+            .iter()
+            .map(|entry| entry.key.as_str())
+            .collect();
+        let mut unknown = Diagnostic::error(code, span, format!("there is no {what} {}", quoted(name)));
+        if let Some(suggestion) = closest(name, known.iter().copied()) {
+            unknown = unknown.help(format!("did you mean {}?", quoted(suggestion)));
+        }
+        unknown = match known.is_empty() {
+            true => unknown.help(format!("define it under `{block}:`")),
+            false => unknown.help(format!("defined under `{block}:` are {}", list(known))),
+        };
+        self.push(unknown);
+    }
+
+    /// A relative path that stays in the configuration's folder, or an absolute one.
+    fn path(&mut self, text: &str, span: Span) -> Option<PathBuf> {
+        if climbs(text) {
+            let message = format!("{} leads out of the configuration's folder", quoted(text));
+            let help = "`..` is not allowed; use a path below the folder, or an absolute one";
+            self.push(Diagnostic::error("path", span, message).help(help));
+            return None;
+        }
+        Some(PathBuf::from(text))
+    }
+
+    fn complaints(&mut self, complaints: Vec<Complaint>, block: &Node) {
+        for complaint in complaints {
+            self.push(complained(&complaint, block));
+        }
+    }
+}
+
+/// A provider's complaint as a diagnostic at the place that it points at.
+pub(crate) fn complained(complaint: &Complaint, block: &Node) -> Diagnostic {
+    let message: String = complaint
+        .message
+        .chars()
+        .flat_map(|c| if super::diagnostic::is_hidden(c) { c.escape_default().collect() } else { vec![c] })
+        .collect();
+    let diagnostic = Diagnostic::error("provider", block.pointer(&complaint.pointer), message);
+    match &complaint.help {
+        Some(help) => diagnostic.help(help.clone()),
+        None => diagnostic,
+    }
+}

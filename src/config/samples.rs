@@ -1,0 +1,295 @@
+//! The samples of `tests/samples`: each is read as a file, and what is said about it is kept beside it.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::path::PathBuf;
+
+use super::LoadError;
+use super::fake::REGISTRY;
+use super::load;
+
+/// What a literal secret in a sample contains.
+const CANARIES: [&str; 2] = ["hunter2", "HUNTER2"];
+
+fn samples(kind: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples").join(kind);
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir() || path.extension().is_some_and(|extension| extension == "yaml"))
+        .collect();
+    paths.sort();
+    paths
+}
+
+/// Compares with the snapshot beside the sample.
+fn compare(path: &Path, said: &str) {
+    let root = path.parent().unwrap().to_string_lossy().into_owned() + "/";
+    let said = said.replace(&root, "");
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(path.parent().unwrap());
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.set_input_file(path.file_name().unwrap());
+    settings.bind(|| insta::assert_snapshot!(path.file_stem().unwrap().to_str().unwrap(), said));
+}
+
+#[test]
+fn every_fault_is_reported_at_its_place_without_a_secret() {
+    let samples = samples("invalid");
+    assert!(samples.len() >= 40, "{} samples", samples.len());
+    for path in samples {
+        let error = load(&path, &REGISTRY).expect_err(&format!("{} is accepted", path.display()));
+        let LoadError::Invalid { diagnostics } = &error else { panic!("{}: {error}", path.display()) };
+        assert!(diagnostics.has_errors());
+        let text = diagnostics.render(false);
+        for said in
+            [&text, &diagnostics.to_json().to_string(), &diagnostics.render(true), &format!("{error:?}")]
+        {
+            assert!(CANARIES.iter().all(|canary| !said.contains(canary)), "{}: {said}", path.display());
+        }
+        let plain = text.chars().all(|c| c == '\n' || !super::diagnostic::is_hidden(c));
+        assert!(plain, "{}: a control character is printed", path.display());
+        compare(&path, &text);
+    }
+}
+
+#[test]
+fn valid_samples_become_what_is_wanted() {
+    for path in samples("valid") {
+        let loaded = load(&path, &REGISTRY).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let mut desired = loaded.desired.clone();
+        desired.base = PathBuf::from("BASE");
+        let mut said = format!("{desired:#?}\n\n");
+        for (address, span) in &loaded.places.addresses {
+            writeln!(said, "{address} {}", loaded.sources.locate(*span).unwrap()).unwrap();
+        }
+        writeln!(said, "\n{}", loaded.warnings.render(false)).unwrap();
+        compare(&path, said.trim_end());
+    }
+}
+
+mod behaviour {
+    use std::fmt;
+    use std::sync::Arc;
+    use std::time::Duration;
+    use std::time::Instant;
+
+    use certplan_provider::Secret;
+    use certplan_provider::SecretRef;
+    use certplan_provider::SecretResolver;
+    use certplan_provider::Unresolved;
+    use proptest::prelude::*;
+
+    use super::super::InitOptions;
+    use super::super::Loaded;
+    use super::super::Source;
+    use super::super::Sources;
+    use super::super::init;
+    use super::super::parse;
+    use super::super::promote;
+    use super::super::schema;
+    use super::*;
+    use crate::registry::BUILTIN;
+
+    const RECIPIENT: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
+
+    fn read(text: &str) -> Result<Loaded, LoadError> {
+        let sources = Sources::new(vec![Source::new("certplan.yaml", text)]);
+        parse(sources, PathBuf::from("."), &REGISTRY)
+    }
+
+    fn minimal() -> String {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples/valid/minimal.yaml");
+        std::fs::read_to_string(path).unwrap()
+    }
+
+    struct Refusing;
+
+    impl fmt::Debug for Refusing {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Refusing")
+        }
+    }
+
+    impl SecretResolver for Refusing {
+        fn resolve(&self, reference: &SecretRef) -> Result<Secret, Unresolved> {
+            panic!("{reference} was resolved while validating")
+        }
+    }
+
+    #[test]
+    fn complaints_of_built_providers_point_at_their_places() {
+        let text = minimal()
+            + "    deploy:\n      - { target: edge, mode: \"0777\" }\n      - { target: vault, path: a }\n      - files: { directory: out }\n\
+               \x20 blog:\n    names: [b.example.com]\n    deploy: [{ target: edge }]\n";
+        let loaded = read(&text).unwrap();
+        let secrets: Arc<dyn SecretResolver> = Arc::new(Refusing);
+        let said = loaded.check_providers(&REGISTRY, &secrets, "certplan").render(false);
+        insta::assert_snapshot!(said);
+    }
+
+    #[test]
+    fn two_deployments_to_one_place_are_an_error() {
+        let text = minimal() + "    deploy: [{ files: { directory: out } }, { files: { directory: out } }]\n";
+        let loaded = read(&text).unwrap();
+        let secrets: Arc<dyn SecretResolver> = Arc::new(Refusing);
+        let said = loaded.check_providers(&REGISTRY, &secrets, "certplan");
+        assert_eq!(said.iter().filter(|diagnostic| diagnostic.code == "same-place").count(), 1, "{said}");
+    }
+
+    #[test]
+    fn adding_a_certificate_renames_no_target_of_another() {
+        let entry = |name: &str| {
+            format!(
+                "  {name}:\n    names: [{name}.example.com]\n    deploy: [{{ files: {{ directory: {name} }} }}]\n"
+            )
+        };
+        let head = minimal().split("certificates:").next().unwrap().to_owned() + "certificates:\n";
+        let before = read(&(head.clone() + &entry("shop"))).unwrap();
+        let after = read(&(head + &entry("blog") + &entry("shop"))).unwrap();
+        let shop = crate::model::Name::new("shop").unwrap();
+        assert_eq!(before.desired.certificates[&shop], after.desired.certificates[&shop]);
+    }
+
+    #[test]
+    fn the_first_configuration_is_valid_and_can_be_promoted() {
+        for dns in ["cloudflare", "rfc2136"] {
+            for to in [None, Some("./out".to_owned())] {
+                let names = vec!["shop.example.com".to_owned(), "*.shop.example.com".to_owned()];
+                let mut options = InitOptions::new(names, dns, RECIPIENT);
+                options.to = to;
+                options.contact = Some("ops@example.com".to_owned());
+                let text = init(&options, &REGISTRY);
+                let loaded = read(&text).unwrap_or_else(|error| panic!("{text}\n{error}"));
+                assert!(loaded.warnings.is_empty(), "{text}\n{}", loaded.warnings);
+                let issuer = loaded.desired.issuers.values().next().unwrap().acme().clone();
+                assert!(issuer.directory.as_str().contains("staging"));
+
+                let production = promote(&text, "letsencrypt").unwrap();
+                let issuer =
+                    read(&production).unwrap().desired.issuers.values().next().unwrap().acme().clone();
+                assert_eq!(issuer.directory.as_str(), "https://acme-v02.api.letsencrypt.org/directory");
+                options.production = true;
+                assert!(read(&init(&options, &REGISTRY)).is_ok());
+                assert_eq!(super::super::format(&text).unwrap(), text);
+            }
+        }
+        let options = InitOptions::new(vec!["*.example.com".to_owned()], "cloudflare", RECIPIENT);
+        insta::assert_snapshot!(init(&options, &REGISTRY));
+    }
+
+    #[test]
+    fn the_schema_that_is_checked_in_is_current() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("schema/certplan.schema.json");
+        let current = serde_json::to_string_pretty(&schema(&BUILTIN)).unwrap() + "\n";
+        if std::env::var_os("CERTPLAN_UPDATE").is_some() {
+            std::fs::write(&path, &current).unwrap();
+        }
+        let checked_in = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(checked_in == current, "run this test with CERTPLAN_UPDATE=1 to write {}", path.display());
+    }
+
+    #[test]
+    fn every_key_of_the_schema_is_documented_and_every_map_is_closed() {
+        fn walk(value: &serde_json::Value, path: &str) {
+            if let Some(properties) = value.get("properties").and_then(|properties| properties.as_object()) {
+                assert_eq!(
+                    value.get("additionalProperties"),
+                    Some(&serde_json::Value::Bool(false)),
+                    "{path}"
+                );
+                for (key, property) in properties {
+                    let reference = property.get("$ref").is_some();
+                    let described = property.get("description").is_some() || property.get("anyOf").is_some();
+                    assert!(reference || described, "{path}/{key} has no description");
+                }
+            }
+            match value {
+                serde_json::Value::Array(items) => items.iter().for_each(|item| walk(item, path)),
+                serde_json::Value::Object(map) => {
+                    map.iter().for_each(|(key, value)| walk(value, &format!("{path}/{key}")));
+                }
+                _ => {}
+            }
+        }
+        walk(&schema(&REGISTRY), "");
+    }
+
+    #[test]
+    fn hostile_texts_are_refused_at_once() {
+        let mut bomb = "version: 1\na: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for level in 1..60 {
+            let inner = vec![format!("*a{}", level - 1); 9].join(", ");
+            writeln!(bomb, "b{level}: &a{level} [{inner}]").unwrap();
+        }
+        let nested_anchors = (0..31).map(|level| format!("&a{level} [")).collect::<String>()
+            + &"x, ".repeat(200_000)
+            + &"]".repeat(31);
+        for (what, text) in [
+            ("bomb", bomb),
+            ("flow", "[".repeat(1 << 20)),
+            ("maps", "{a: ".repeat(1 << 20)),
+            ("blocks", (0..2_000).map(|depth| " ".repeat(depth) + "a:\n").collect()),
+            ("dashes", "- ".repeat(1 << 20)),
+            ("documents", "---\n".repeat(100_000)),
+            ("anchors", nested_anchors),
+            ("large", "a".repeat(20 << 20)),
+            ("keys", "a: 1\n".repeat(200_000)),
+            ("quote", format!("a: \"{}", "x".repeat(8 << 20))),
+        ] {
+            let started = Instant::now();
+            assert!(read(&text).is_err(), "{what}");
+            let elapsed = started.elapsed();
+            // Without optimisation, on a machine that does other things.
+            assert!(elapsed < Duration::from_secs(8), "{what} took {elapsed:?}");
+        }
+    }
+
+    #[test]
+    #[ignore = "a measurement: cargo test --release -p certplan --lib ten_thousand -- --ignored --nocapture"]
+    fn ten_thousand_certificates_are_validated_in_half_a_second() {
+        let mut text = minimal().split("certificates:").next().unwrap().to_owned() + "certificates:\n";
+        for number in 0..10_000 {
+            write!(
+                text,
+                "  shop-{number}:\n    names: [shop-{number}.example.com, \"*.shop-{number}.example.com\"]\n    labels: {{ team: checkout }}\n    \
+                 deploy:\n      - {{ target: edge, mode: \"0640\", owner: root }}\n      - files: {{ directory: ./out/{number} }}\n    \
+                 verify:\n      - {{ tls: \"shop-{number}.example.com:443\" }}\n"
+            )
+            .unwrap();
+        }
+        let started = Instant::now();
+        let loaded = read(&text).unwrap();
+        let elapsed = started.elapsed();
+        println!("{} octets, {} certificates: {elapsed:?}", text.len(), loaded.desired.certificates.len());
+        assert!(elapsed < Duration::from_millis(500), "{elapsed:?}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        #[test]
+        fn no_text_panics(text in any::<String>()) {
+            if let Err(error) = read(&text) {
+                let _ = (error.to_string(), error.diagnostics().map(|said| said.to_json()));
+            }
+        }
+
+        #[test]
+        fn no_damaged_configuration_panics_and_no_secret_gets_out(
+            at in any::<prop::sample::Index>(),
+            length in 0_usize..12,
+            junk in "([a-z]{0,3}|[\\[\\]{}:,*&!|>'\"#%@ \t\r\n-]){0,4}",
+        ) {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples/valid/everything.yaml");
+            let mut text: Vec<char> = std::fs::read_to_string(path).unwrap().chars().collect();
+            let start = at.index(text.len());
+            let end = (start + length).min(text.len());
+            text.splice(start..end, junk.chars());
+            if let Err(error) = read(&text.into_iter().collect::<String>()) {
+                prop_assert!(!error.to_string().is_empty());
+            }
+        }
+    }
+}

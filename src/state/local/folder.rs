@@ -1,0 +1,315 @@
+//! Folders and files by descriptor, so that no symbolic link is ever followed below the root.
+
+use std::io::Read;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::path::PathBuf;
+
+use rustix::fs::AtFlags;
+use rustix::fs::CWD;
+use rustix::fs::Dir;
+use rustix::fs::FileType;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::process::geteuid;
+
+use super::super::store::MAX_OBJECT;
+use super::super::store::StoreError;
+
+pub(super) const FOLDER_MODE: u32 = 0o700;
+pub(super) const FILE_MODE: u32 = 0o600;
+
+/// An open folder.
+#[derive(Debug)]
+pub(super) struct Folder {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// What a file holds, and who may read it.
+#[derive(Debug)]
+pub(super) struct FileContent {
+    pub(super) bytes: Vec<u8>,
+    pub(super) mode: u32,
+}
+
+/// An entry of a folder.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) name: String,
+    pub(super) is_folder: bool,
+}
+
+impl Folder {
+    /// Opens a folder that is no symbolic link; `None` when nothing is there.
+    pub(super) fn open(path: &Path) -> Result<Option<Self>, StoreError> {
+        Self::from_open(open_folder(CWD, path), path.to_owned())
+    }
+
+    /// Opens a folder in this one; `None` when nothing is there.
+    pub(super) fn child(&self, name: &str) -> Result<Option<Self>, StoreError> {
+        Self::from_open(open_folder(&self.fd, Path::new(name)), self.path.join(name))
+    }
+
+    fn from_open(opened: Result<OwnedFd, Errno>, path: PathBuf) -> Result<Option<Self>, StoreError> {
+        let fd = match opened {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                return Err(refused(&path, "is not a folder: a symbolic link or a file stands in its place"));
+            }
+            Err(errno) => return Err(classify(errno, &path, "read")),
+        };
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| classify(errno, &path, "read"))?;
+        if stat.st_uid != geteuid().as_raw() {
+            return Err(refused(&path, "belongs to another user"));
+        }
+        Ok(Some(Self { fd, path }))
+    }
+
+    /// Opens a folder in this one, and creates it durably if need be.
+    pub(super) fn child_or_create(&self, name: &str) -> Result<Self, StoreError> {
+        if let Some(child) = self.child(name)? {
+            return Ok(child);
+        }
+        create_folder(&self.fd, Path::new(name), &self.path.join(name))?;
+        self.sync()?;
+        self.child(name)?.ok_or_else(|| refused(&self.path.join(name), "was removed while it was created"))
+    }
+
+    pub(super) fn path_of(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    pub(super) fn mode(&self) -> Result<u32, StoreError> {
+        let stat = rustix::fs::fstat(&self.fd).map_err(|errno| classify(errno, &self.path, "read"))?;
+        Ok(stat.st_mode & 0o7777)
+    }
+
+    pub(super) fn set_mode(&self, mode: u32) -> Result<(), StoreError> {
+        rustix::fs::fchmod(&self.fd, Mode::from_raw_mode(mode))
+            .map_err(|errno| classify(errno, &self.path, "write"))
+    }
+
+    /// Reads a regular file that is ours alone; `None` when nothing is there.
+    pub(super) fn read(&self, name: &str) -> Result<Option<FileContent>, StoreError> {
+        // Without NONBLOCK the open of a FIFO would wait for a writer.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let fd = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::LOOP) => return Err(refused(&self.path_of(name), "is a symbolic link")),
+            Err(errno) => return Err(classify(errno, &self.path_of(name), "read")),
+        };
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| classify(errno, &self.path_of(name), "read"))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(refused(&self.path_of(name), "is not a regular file"));
+        }
+        if stat.st_uid != geteuid().as_raw() {
+            return Err(refused(&self.path_of(name), "belongs to another user"));
+        }
+        if stat.st_nlink > 1 {
+            return Err(refused(&self.path_of(name), "has a second name (a hard link)"));
+        }
+        let size = usize::try_from(stat.st_size).unwrap_or(usize::MAX);
+        if size > MAX_OBJECT {
+            return Err(StoreError::TooLarge { location: self.path_of(name).display().to_string() });
+        }
+        let mut bytes = Vec::with_capacity(size + 1);
+        std::fs::File::from(fd)
+            .take(MAX_OBJECT as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| classify_io(error, &self.path_of(name), "read"))?;
+        if bytes.len() > MAX_OBJECT {
+            return Err(StoreError::TooLarge { location: self.path_of(name).display().to_string() });
+        }
+        Ok(Some(FileContent { bytes, mode: stat.st_mode & 0o7777 }))
+    }
+
+    /// Writes a file that nobody else can see half written: a temporary file, renamed over it.
+    ///
+    /// The caller holds the object's lock, so a temporary file that is there already is a dead process's.
+    pub(super) fn replace(&self, name: &str, bytes: &[u8], durable: bool) -> Result<(), StoreError> {
+        let temporary = temporary_name(name);
+        let written = self.write_new(&temporary, bytes, durable).and_then(|()| {
+            rustix::fs::renameat(&self.fd, &temporary, &self.fd, name)
+                .map_err(|errno| classify(errno, &self.path_of(name), "write"))
+        });
+        if written.is_err() {
+            // The error that matters is the first; what stays is swept by the next put.
+            let _ = rustix::fs::unlinkat(&self.fd, &temporary, AtFlags::empty());
+        }
+        written?;
+        if durable { self.sync() } else { Ok(()) }
+    }
+
+    fn write_new(&self, name: &str, bytes: &[u8], durable: bool) -> Result<(), StoreError> {
+        let path = self.path_of(name);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let create = || rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(FILE_MODE));
+        let fd = match create() {
+            Err(Errno::EXIST) => {
+                self.remove(name)?;
+                create()
+            }
+            other => other,
+        }
+        .map_err(|errno| classify(errno, &path, "write"))?;
+        rustix::fs::fchmod(&fd, Mode::from_raw_mode(FILE_MODE))
+            .map_err(|errno| classify(errno, &path, "write"))?;
+        let mut file = std::fs::File::from(fd);
+        file.write_all(bytes).map_err(|error| classify_io(error, &path, "write"))?;
+        if durable {
+            file.sync_all().map_err(|error| classify_io(error, &path, "write"))?;
+        }
+        Ok(())
+    }
+
+    /// Opens a lock file, and creates it if need be.
+    pub(super) fn open_lock(&self, name: &str) -> Result<OwnedFd, StoreError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(FILE_MODE))
+            .map_err(|errno| classify(errno, &self.path_of(name), "write"))?;
+        rustix::fs::fchmod(&fd, Mode::from_raw_mode(FILE_MODE))
+            .map_err(|errno| classify(errno, &self.path_of(name), "write"))?;
+        Ok(fd)
+    }
+
+    /// Whether `name` is still the file behind `fd`.
+    pub(super) fn is_same(&self, name: &str, fd: &OwnedFd) -> bool {
+        let there = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW);
+        let ours = rustix::fs::fstat(fd);
+        matches!((there, ours), (Ok(a), Ok(b)) if a.st_ino == b.st_ino && a.st_dev == b.st_dev)
+    }
+
+    /// Removes a file; one that is gone is removed already.
+    pub(super) fn remove(&self, name: &str) -> Result<(), StoreError> {
+        match rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(classify(errno, &self.path_of(name), "remove")),
+        }
+    }
+
+    /// Makes the folder's entries durable.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        rustix::fs::fsync(&self.fd).map_err(|errno| classify(errno, &self.path, "write"))
+    }
+
+    /// The entries with names in UTF-8, in no order; others are nothing of ours.
+    pub(super) fn entries(&self) -> Result<Vec<Entry>, StoreError> {
+        let failed = |errno| classify(errno, &self.path, "read");
+        let mut entries = Vec::new();
+        for entry in Dir::read_from(&self.fd).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if matches!(name, "." | "..") {
+                continue;
+            }
+            let mut kind = entry.file_type();
+            if kind == FileType::Unknown {
+                let stat = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+                kind = FileType::from_raw_mode(stat.st_mode);
+            }
+            entries.push(Entry { name: name.to_owned(), is_folder: kind == FileType::Directory });
+        }
+        Ok(entries)
+    }
+}
+
+/// The name under which a file is written before it takes its own; no key has a segment like it.
+pub(super) fn temporary_name(name: &str) -> String {
+    format!(".{name}.tmp")
+}
+
+/// The object that a temporary file is of.
+pub(super) fn of_temporary(name: &str) -> Option<&str> {
+    name.strip_prefix('.')?.strip_suffix(".tmp")
+}
+
+/// Creates a folder, with whatever is missing above it, durably.
+pub(super) fn create_with_parents(path: &Path) -> Result<(), StoreError> {
+    let mut missing = Vec::new();
+    let mut ancestor = path;
+    while let Err(Errno::NOENT) = rustix::fs::stat(ancestor) {
+        missing.push(ancestor);
+        let Some(parent) = ancestor.parent() else { break };
+        ancestor = parent;
+    }
+    for folder in missing.into_iter().rev() {
+        create_folder(CWD, folder, folder)?;
+        if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            open_folder_following(parent)
+                .and_then(rustix::fs::fsync)
+                .map_err(|errno| classify(errno, parent, "write"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a path below a folder in which anybody can put something else in its place.
+pub(super) fn check_parents(path: &Path) -> Result<(), StoreError> {
+    let absolute = std::path::absolute(path).map_err(|error| classify_io(error, path, "read"))?;
+    let mut ancestor = absolute.parent();
+    while let Some(folder) = ancestor {
+        if let Ok(stat) = rustix::fs::stat(folder)
+            && stat.st_mode & 0o002 != 0
+            && stat.st_mode & 0o1000 == 0
+        {
+            let reason = format!("lies below `{}`, which every user may write", folder.display());
+            return Err(refused(path, &reason));
+        }
+        ancestor = folder.parent();
+    }
+    Ok(())
+}
+
+fn create_folder(parent: impl AsFd + Copy, name: &Path, path: &Path) -> Result<(), StoreError> {
+    let mode = Mode::from_raw_mode(FOLDER_MODE);
+    match rustix::fs::mkdirat(parent, name, mode) {
+        // A umask may have taken even the owner's permissions.
+        Ok(()) => rustix::fs::chmodat(parent, name, mode, AtFlags::empty()),
+        Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+    .map_err(|errno| classify(errno, path, "create"))
+}
+
+fn open_folder(parent: impl AsFd, path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, path, flags, Mode::empty())
+}
+
+fn open_folder_following(path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+pub(super) fn refused(path: &Path, reason: &str) -> StoreError {
+    StoreError::Unsafe { location: path.display().to_string(), reason: reason.to_owned() }
+}
+
+/// The class of an error of the system.
+pub(super) fn classify(errno: Errno, path: &Path, action: &'static str) -> StoreError {
+    let location = path.display().to_string();
+    let source = Box::new(std::io::Error::from(errno));
+    match errno {
+        Errno::NOSPC | Errno::DQUOT | Errno::FBIG => StoreError::Full { location, source },
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => StoreError::Denied { location, action, source },
+        Errno::LOOP | Errno::NOTDIR | Errno::ISDIR => {
+            StoreError::Unsafe { location, reason: "is not what state is kept in".to_owned() }
+        }
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN | Errno::BUSY | Errno::STALE => {
+            StoreError::Transient { location, action, source }
+        }
+        _ => StoreError::Failed { location, action, source },
+    }
+}
+
+fn classify_io(error: std::io::Error, path: &Path, action: &'static str) -> StoreError {
+    match error.raw_os_error() {
+        Some(code) => classify(Errno::from_raw_os_error(code), path, action),
+        None => StoreError::Failed { location: path.display().to_string(), action, source: Box::new(error) },
+    }
+}

@@ -1,0 +1,233 @@
+use std::fmt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use super::super::key::ObjectKey;
+use super::super::key::is_segment;
+use super::super::store::Expected;
+use super::super::store::MAX_OBJECT;
+use super::super::store::StoreError;
+use super::super::store::Version;
+use super::super::store::Versioned;
+use super::Warning;
+use super::folder::FOLDER_MODE;
+use super::folder::FileContent;
+use super::folder::Folder;
+use super::folder::check_parents;
+use super::folder::create_with_parents;
+use super::folder::of_temporary;
+use super::folder::refused;
+use super::folder::temporary_name;
+use super::lock::Locks;
+use crate::model::sha256;
+
+pub(super) const LOCKS: &str = ".locks";
+
+/// Objects below this are not worth a sync: no process holds a lease through a loss of power.
+const VOLATILE: &str = "leases/";
+
+/// The blocking side of a store in a folder.
+pub(super) struct Tree {
+    root: PathBuf,
+    locks: Locks,
+    /// Whether the first put of the process did its housekeeping.
+    prepared: Mutex<bool>,
+    warn: Box<dyn Fn(Warning) + Send + Sync>,
+}
+
+impl Tree {
+    pub(super) fn new(root: PathBuf, warn: Box<dyn Fn(Warning) + Send + Sync>) -> Self {
+        Self { root, locks: Locks::new(), prepared: Mutex::new(false), warn }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn path(&self, key: &ObjectKey) -> PathBuf {
+        self.root.join(key.as_str())
+    }
+
+    pub(super) fn get(&self, key: &ObjectKey) -> Result<Option<Versioned>, StoreError> {
+        let (parents, name) = split(key);
+        let Some(folder) = self.find(parents)? else { return Ok(None) };
+        Ok(folder.read(name)?.map(versioned))
+    }
+
+    pub(super) fn get_many(&self, keys: &[ObjectKey]) -> Result<Vec<Option<Versioned>>, StoreError> {
+        let mut objects = Vec::with_capacity(keys.len());
+        let mut last: Option<(&str, Option<Folder>)> = None;
+        for key in keys {
+            let (parents, name) = split(key);
+            if last.as_ref().is_none_or(|(path, _)| *path != parents) {
+                last = Some((parents, self.find(parents)?));
+            }
+            let folder = last.as_ref().and_then(|(_, folder)| folder.as_ref());
+            objects.push(match folder {
+                Some(folder) => folder.read(name)?.map(versioned),
+                None => None,
+            });
+        }
+        Ok(objects)
+    }
+
+    pub(super) fn put(
+        &self,
+        key: &ObjectKey,
+        bytes: &[u8],
+        expected: &Expected,
+    ) -> Result<Version, StoreError> {
+        if bytes.len() > MAX_OBJECT {
+            return Err(StoreError::TooLarge { location: self.location(key) });
+        }
+        let root = self.prepare()?;
+        let locks = root.child_or_create(LOCKS)?;
+        let (parents, name) = split(key);
+        let _guard = self.locks.lock(&locks, key)?;
+        let mut folder = root;
+        for parent in parents.split('/').filter(|parent| !parent.is_empty()) {
+            folder = folder.child_or_create(parent)?;
+        }
+        let current = folder.read(name)?;
+        let found = current.as_ref().map(|content| version_of(&content.bytes));
+        if Expected::from(found) != *expected {
+            return Err(StoreError::Conflict { location: self.location(key) });
+        }
+        folder.replace(name, bytes, !key.as_str().starts_with(VOLATILE))?;
+        if let Some(mode) = current.map(|content| content.mode).filter(|mode| mode & 0o077 != 0) {
+            (self.warn)(Warning::Tightened { path: folder.path_of(name), mode });
+        }
+        Ok(version_of(bytes))
+    }
+
+    pub(super) fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        let (parents, name) = split(key);
+        // What is not there needs no lock, and a store that nobody wrote to stays as it is.
+        let Some(folder) = self.find(parents)? else { return Ok(()) };
+        let locks = self.prepare()?.child_or_create(LOCKS)?;
+        let _guard = self.locks.lock(&locks, key)?;
+        folder.remove(&temporary_name(name))?;
+        folder.remove(name)?;
+        folder.sync()
+    }
+
+    pub(super) fn list(&self, prefix: &str) -> Result<Vec<ObjectKey>, StoreError> {
+        let parents = prefix.rsplit_once('/').map_or("", |(parents, _)| parents);
+        let mut keys = Vec::new();
+        // A prefix that no key can have matches nothing, and must not lead out of the folder.
+        if parents.is_empty() || parents.split('/').all(is_segment) {
+            if let Some(folder) = self.find(parents)? {
+                let path = if parents.is_empty() { String::new() } else { format!("{parents}/") };
+                collect(&folder, &path, prefix, &mut keys)?;
+            }
+            keys.sort();
+        }
+        Ok(keys)
+    }
+
+    fn location(&self, key: &ObjectKey) -> String {
+        self.path(key).display().to_string()
+    }
+
+    fn open_root(&self) -> Result<Option<Folder>, StoreError> {
+        let root = Folder::open(&self.root)?;
+        if root.is_some() {
+            check_parents(&self.root)?;
+        }
+        Ok(root)
+    }
+
+    fn find(&self, parents: &str) -> Result<Option<Folder>, StoreError> {
+        let Some(mut folder) = self.open_root()? else { return Ok(None) };
+        for parent in parents.split('/').filter(|parent| !parent.is_empty()) {
+            let Some(child) = folder.child(parent)? else { return Ok(None) };
+            folder = child;
+        }
+        Ok(Some(folder))
+    }
+
+    /// The root, created if need be; the first time also narrowed to its owner and swept.
+    fn prepare(&self) -> Result<Folder, StoreError> {
+        let root = match self.open_root()? {
+            Some(root) => root,
+            None => {
+                check_parents(&self.root)?;
+                create_with_parents(&self.root)?;
+                self.open_root()?.ok_or_else(|| refused(&self.root, "was removed while it was created"))?
+            }
+        };
+        // Held while sweeping: a sweep in one thread never meets a second one.
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*prepared {
+            let mode = root.mode()?;
+            if mode & 0o077 != 0 {
+                root.set_mode(FOLDER_MODE)?;
+                (self.warn)(Warning::Tightened { path: self.root.clone(), mode });
+            }
+            let locks = root.child_or_create(LOCKS)?;
+            self.sweep(&root, "", &locks)?;
+            *prepared = true;
+        }
+        Ok(root)
+    }
+
+    /// Removes the temporary files of processes that died: whoever holds an object's lock knows that nobody writes it.
+    fn sweep(&self, folder: &Folder, path: &str, locks: &Folder) -> Result<(), StoreError> {
+        for entry in folder.entries()? {
+            if entry.is_folder && is_segment(&entry.name) {
+                if let Some(child) = folder.child(&entry.name)? {
+                    self.sweep(&child, &format!("{path}{}/", entry.name), locks)?;
+                }
+            } else if let Some(name) = of_temporary(&entry.name)
+                && let Ok(key) = ObjectKey::new(&format!("{path}{name}"))
+            {
+                let _guard = self.locks.lock(locks, &key)?;
+                folder.remove(&entry.name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Tree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tree").field("root", &self.root).finish_non_exhaustive()
+    }
+}
+
+fn collect(folder: &Folder, path: &str, prefix: &str, keys: &mut Vec<ObjectKey>) -> Result<(), StoreError> {
+    for entry in folder.entries()? {
+        if !is_segment(&entry.name) {
+            continue;
+        }
+        let own = format!("{path}{}", entry.name);
+        if entry.is_folder {
+            let below = format!("{own}/");
+            if (below.starts_with(prefix) || prefix.starts_with(&below))
+                && let Some(child) = folder.child(&entry.name)?
+            {
+                collect(&child, &below, prefix, keys)?;
+            }
+        } else if own.starts_with(prefix)
+            && let Ok(key) = ObjectKey::new(&own)
+        {
+            keys.push(key);
+        }
+    }
+    Ok(())
+}
+
+/// A key's folders and its file.
+fn split(key: &ObjectKey) -> (&str, &str) {
+    key.as_str().rsplit_once('/').unwrap_or(("", key.as_str()))
+}
+
+fn version_of(bytes: &[u8]) -> Version {
+    Version(sha256(bytes).to_string())
+}
+
+fn versioned(content: FileContent) -> Versioned {
+    Versioned { version: version_of(&content.bytes), bytes: content.bytes }
+}

@@ -1,0 +1,8 @@
+//! The ACME client against real servers, and against one that misbehaves.
+
+#![allow(clippy::unwrap_used, reason = "all of it is test code")]
+
+mod fake;
+mod faults;
+mod issue;
+mod pebble;
