@@ -114,7 +114,7 @@ impl<'a> Planner<'a> {
             });
         };
         // Before anything else, so that drift is noted whatever is done about it.
-        let drift = self.drifted(subject, recorded, entry);
+        let drift = self.drifted(subject, recorded, expected, entry);
 
         if let Some(details) = self.moved(subject, entry, recorded) {
             return Some(Need { cause: Cause::Config, reason: Reason::RedeployBecauseSlotChanged, details });
@@ -147,6 +147,7 @@ impl<'a> Planner<'a> {
         &mut self,
         subject: Subject<'a>,
         recorded: &DeploymentRecord,
+        current: Fingerprint,
         entry: &'a DesiredDeployment,
     ) -> Option<(Reason, Details)> {
         let address = address(subject, entry);
@@ -158,20 +159,22 @@ impl<'a> Planner<'a> {
                 None
             }
             Some(Fact::Absent) => Some((Reason::RedeployBecauseTargetIsEmpty, details.clone())),
-            Some(Fact::Present(held)) => self.differs(recorded, held, &entry.target, subject).map(|reason| {
-                (
-                    reason,
-                    Details {
-                        found: held.fingerprint,
-                        deviations: held.deviations.clone(),
-                        ..details.clone()
-                    },
-                )
-            }),
+            Some(Fact::Present(held)) => {
+                self.differs(recorded, held, current, &entry.target, subject).map(|reason| {
+                    (
+                        reason,
+                        Details {
+                            found: held.fingerprint,
+                            deviations: held.deviations.clone(),
+                            ..details.clone()
+                        },
+                    )
+                })
+            }
             None => None,
         };
         let drift = target.or_else(|| {
-            let served = self.served_otherwise(subject, recorded.fingerprint, |endpoint| {
+            let served = self.served_otherwise(subject, &[recorded.fingerprint, current], |endpoint| {
                 entry.verify.contains(endpoint)
                     || (subject.desired.deploy.len() == 1 && subject.desired.verify.contains(endpoint))
             });
@@ -189,12 +192,14 @@ impl<'a> Planner<'a> {
         &self,
         recorded: &DeploymentRecord,
         held: &Deployed,
+        current: Fingerprint,
         target: &Name,
         subject: Subject<'a>,
     ) -> Option<Reason> {
         let tells = self.input.observed.capabilities.get(target).map(|capabilities| capabilities.read_back);
         let differs = match (held.fingerprint, &held.serial) {
-            (Some(fingerprint), _) => fingerprint != recorded.fingerprint,
+            // The current one may have come there just before a run was interrupted.
+            (Some(fingerprint), _) => fingerprint != recorded.fingerprint && fingerprint != current,
             // A target that shows certificates and shows none here holds something else.
             (None, _) if tells == Some(ReadBack::Certificate) => true,
             (None, Some(serial)) => {
@@ -216,7 +221,7 @@ impl<'a> Planner<'a> {
     fn served_otherwise(
         &mut self,
         subject: Subject<'a>,
-        expected: Fingerprint,
+        expected: &[Fingerprint],
         of: impl Fn(&Endpoint) -> bool,
     ) -> Option<(Vec<String>, Option<Fingerprint>)> {
         let served = self.served(&subject.desired.name);
@@ -225,13 +230,13 @@ impl<'a> Planner<'a> {
         for served in served.into_iter().filter(|served| of(&served.endpoint)) {
             let endpoint = &served.endpoint;
             match &served.leaf {
-                Fact::Present(leaf) if *leaf != expected => {
+                Fact::Present(leaf) if !expected.contains(leaf) => {
                     endpoints.push(endpoint.to_string());
                     found = found.or(Some(*leaf));
                 }
                 Fact::Present(_) => {}
                 Fact::Absent => {
-                    self.warn(subject.address(), format!("`{endpoint}` serves no certificate"), None)
+                    self.warn(subject.address(), format!("`{endpoint}` serves no certificate"), None);
                 }
                 Fact::Unknown(why) => {
                     self.warn(
@@ -262,7 +267,7 @@ impl<'a> Planner<'a> {
         }
         let of_a_deployment =
             |endpoint: &Endpoint| desired.deploy.iter().any(|entry| entry.verify.contains(endpoint));
-        let served = self.served_otherwise(subject, current.facts.fingerprint, |endpoint| {
+        let served = self.served_otherwise(subject, &[current.facts.fingerprint], |endpoint| {
             desired.verify.contains(endpoint) && !of_a_deployment(endpoint)
         });
         // Before the first deployment is done, nothing is expected there.
@@ -335,7 +340,8 @@ impl<'a> Planner<'a> {
             let location = Some(recorded.slot.location.as_str());
             view::deployment(&entry.target, Some(&recorded.kind), location, Some(recorded.fingerprint))
         });
-        let location = slot.or(recorded.map(|recorded| &recorded.slot)).map(|slot| slot.location.as_str());
+        let location =
+            slot.or_else(|| recorded.map(|recorded| &recorded.slot)).map(|slot| slot.location.as_str());
         Change {
             action,
             details: need.details,

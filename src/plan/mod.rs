@@ -18,6 +18,8 @@ mod digest;
 mod input;
 pub mod json;
 mod limits;
+mod operation;
+mod order;
 mod planner;
 mod removal;
 mod renewal;

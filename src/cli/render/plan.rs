@@ -3,6 +3,8 @@
 //! It is made from the [`PlanDocument`], so that a plan that was saved reads as it did then. What comes from outside is
 //! escaped; colour is only an addition.
 
+#[cfg(test)]
+mod tests;
 mod words;
 
 use std::collections::BTreeMap;
@@ -11,6 +13,7 @@ use std::fmt::Write;
 
 use crate::model::Address;
 use crate::model::Name;
+use crate::plan::Cause;
 use crate::plan::PlanDocument;
 use crate::plan::ResourceChange;
 use crate::plan::Severity;
@@ -59,6 +62,9 @@ struct Writer<'a> {
     color: bool,
     out: String,
 }
+
+/// What changes have in common that get one line each: sign, reason and cause.
+type Kind<'a> = (&'static str, &'a str, Cause);
 
 /// A certificate's changes, or an account's, or a deployment's alone.
 struct Block<'a> {
@@ -115,11 +121,11 @@ impl<'a> Writer<'a> {
 
     fn changes(&mut self) {
         let blocks = self.blocks();
-        let mut groups: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+        let mut groups: BTreeMap<Kind<'_>, usize> = BTreeMap::new();
         for block in blocks.iter().filter(|block| is_simple(block)) {
             *groups.entry(kind(block)).or_default() += 1;
         }
-        let mut compact: BTreeMap<(&str, &str), Vec<&Block<'_>>> = BTreeMap::new();
+        let mut compact: BTreeMap<Kind<'_>, Vec<&Block<'_>>> = BTreeMap::new();
         for block in &blocks {
             if is_simple(block) && groups.get(&kind(block)).is_some_and(|count| *count > MANY) {
                 compact.entry(kind(block)).or_default().push(block);
@@ -160,7 +166,10 @@ impl<'a> Writer<'a> {
     fn block(&mut self, block: &Block<'_>) {
         let head = block.head;
         let heading = match &head.previous_address {
-            Some(previous) => format!("{previous} is {} and {}", head.address, words::will_be(head)),
+            Some(previous) if head.action_reason == "move_because_renamed" => {
+                format!("{previous} has moved to {}", head.address)
+            }
+            Some(previous) => format!("{} (moved from {previous}) {}", head.address, words::will_be(head)),
             None => format!("{} {}", head.address, words::will_be(head)),
         };
         let heading = self.bold(&format!("# {heading}"));
@@ -186,8 +195,11 @@ impl<'a> Writer<'a> {
             Some(moved) => words::changed_text(moved),
             None => words::location(change),
         };
-        let follows = change.action_reason == "redeploy_because_reissued"
-            || (change.action_reason == "create_because_new" && head.action_reason == "create_because_new");
+        let follows = match change.action_reason.as_str() {
+            "redeploy_because_reissued" => true,
+            "create_because_new" => head.change.before.is_null(),
+            reason => reason == head.action_reason,
+        };
         let why = if follows {
             String::new()
         } else {
@@ -198,7 +210,8 @@ impl<'a> Writer<'a> {
 
     fn compact(&mut self, blocks: &[&Block<'_>]) {
         let Some(first) = blocks.first() else { return };
-        let heading = format!("# {} certificates {}", blocks.len(), words::will_be(first.head));
+        let heading =
+            format!("# {} certificates {} ({})", blocks.len(), words::will_be(first.head), first.head.cause);
         let heading = self.bold(&heading);
         self.line(&format!("\n  {heading}"));
         for block in blocks {
@@ -352,8 +365,8 @@ fn symbol(change: &ResourceChange) -> &'static str {
     }
 }
 
-fn kind<'b>(block: &Block<'b>) -> (&'b str, &'b str) {
-    (symbol(block.head), block.head.action_reason.as_str())
+fn kind<'b>(block: &Block<'b>) -> Kind<'b> {
+    (symbol(block.head), block.head.action_reason.as_str(), block.head.cause)
 }
 
 /// Whether one line says all that there is to say: many certificates are renewed or created like each other.

@@ -201,6 +201,7 @@ fn what_failed_waits_until_it_may_be_tried_again() {
         .insert(name("shop"), PriorCertificate { record, revision: 1, key_readable: true });
     let plan = world.plan();
     assert_eq!(lines(&plan), [""; 0]);
+    assert_eq!(plan.next_renewal, None);
     assert_eq!(plan.deferred[0].message, "it failed 3 times in a row: NXDOMAIN");
     assert_eq!(plan.deferred[0].wanted, Reason::CreateBecauseNew);
     assert_eq!(

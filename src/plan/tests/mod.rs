@@ -3,7 +3,7 @@
 mod certificates;
 mod deployments;
 mod gates;
-mod machines;
+pub(crate) mod machines;
 mod operations;
 mod properties;
 mod removals;

@@ -56,8 +56,10 @@ fn an_operation_that_only_deploys_what_is_left_is_closed() {
             "~ deployment/shop/edge config redeploy_because_outdated",
         ]
     );
-    let (step, issues) = resume(&world.plan());
+    let plan = world.plan();
+    let (step, issues) = resume(&plan);
     assert_eq!((step.unwrap().abandon, issues), (false, false));
+    assert!(plan.drift.is_empty(), "what the interrupted run had deployed is no drift");
 }
 
 #[test]

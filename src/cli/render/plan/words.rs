@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::model::Address;
 use crate::model::Fingerprint;
+use crate::model::NameSet;
 use crate::plan::Cause;
 use crate::plan::Changed;
 use crate::plan::Details;
@@ -45,12 +46,14 @@ pub(super) fn why(change: &ResourceChange, now: Timestamp) -> String {
     let details = &change.details;
     match change.action_reason.as_str() {
         "create_because_new" => match change.address {
-            Address::Account(_) => "the first certificate of this issuer needs an account".to_owned(),
+            Address::Account(_) => "certificates of this CA need an account".to_owned(),
             _ => "it is new in the configuration".to_owned(),
         },
         "delete_because_no_resource_config" => {
-            let expiry = details.not_after.map(|end| format!("; the certificate expires {}", at(end, now)));
-            format!("it is no longer in the configuration{}", expiry.unwrap_or_default())
+            let archived = details
+                .not_after
+                .map(|end| format!("; it expires {}, is archived and not revoked", at(end, now)));
+            format!("it is no longer in the configuration{}", archived.unwrap_or_default())
         }
         "forget_because_kept" => {
             "it is no longer in the configuration, which said `on_remove: keep`".to_owned()
@@ -127,8 +130,9 @@ pub(super) fn difference(reason: &str, details: &Details) -> String {
     let expected = fingerprint(details.fingerprint);
     match reason {
         "redeploy_because_served_differs" => format!(
-            "{} serves {} instead of {expected}",
+            "{} {} {} instead of {expected}",
             escape(&details.endpoints.join(", ")),
+            if details.endpoints.len() == 1 { "serves" } else { "serve" },
             fingerprint(details.found)
         ),
         "redeploy_because_target_deviates" => {
@@ -197,8 +201,10 @@ pub(super) fn attributes(change: &ResourceChange) -> Vec<(&'static str, String)>
         }
         Address::Certificate(_) => {}
     }
-    let names =
-        |names: &crate::model::NameSet| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let names = |names: &NameSet| {
+        let texts: Vec<String> = names.iter().map(|name| dns_name(&name.to_string())).collect();
+        texts.join(", ")
+    };
     if !details.added_names.is_empty() && !is_new {
         lines.push(("+", format!("names: {}", names(&details.added_names))));
     }
@@ -218,13 +224,16 @@ pub(super) fn attributes(change: &ResourceChange) -> Vec<(&'static str, String)>
 pub(super) fn in_short(change: &ResourceChange, now: Timestamp) -> String {
     if change.change.before.is_null() {
         let names = change.change.after.get("names").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        let first: Vec<String> = names.iter().filter_map(Value::as_str).take(2).map(escape).collect();
+        let first: Vec<String> = names.iter().filter_map(Value::as_str).take(2).map(dns_name).collect();
         let more = names.len().saturating_sub(2);
         let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
         let issuer = after_text(change, "issuer").unwrap_or_default();
         return format!("{}{rest}, from {issuer}", first.join(", "));
     }
-    why(change, now)
+    match change.action_reason.as_str() {
+        "renew_because_window" => expiry(&change.details, now),
+        _ => why(change, now),
+    }
 }
 
 /// `: old -> new`.
@@ -244,10 +253,19 @@ pub(super) fn after_text(change: &ResourceChange, field: &str) -> Option<String>
     match change.change.after.get(field)? {
         Value::String(text) => Some(escape(text)),
         Value::Array(values) if !values.is_empty() => {
-            let texts: Vec<String> = values.iter().filter_map(Value::as_str).map(escape).collect();
+            let texts: Vec<String> = values.iter().filter_map(Value::as_str).map(dns_name).collect();
             Some(texts.join(", "))
         }
         _ => None,
+    }
+}
+
+/// A name as the CA sees it, with the original beside it when it is internationalised.
+fn dns_name(name: &str) -> String {
+    let (prefix, host) = name.strip_prefix("*.").map_or(("", name), |host| ("*.", host));
+    match idna::domain_to_unicode(host) {
+        (original, Ok(())) if original != host => format!("{} ({prefix}{})", escape(name), escape(&original)),
+        _ => escape(name),
     }
 }
 
