@@ -211,6 +211,31 @@ fn the_projects_own_ci_runs_the_one_command() {
     }
 }
 
+#[test]
+fn every_example_is_valid_explained_and_planned() {
+    let home = tempfile::tempdir().unwrap();
+    let mut examples = 0;
+    for entry in fs::read_dir(root().join("examples")).unwrap() {
+        let folder = entry.unwrap().path();
+        assert!(folder.join("README.md").is_file(), "{} has no README.md", folder.display());
+        for arguments in [vec!["validate"], vec!["plan", "--refresh=false", "--detailed-exitcode"]] {
+            let output = Command::new(env!("CARGO_BIN_EXE_certplan"))
+                .args(&arguments)
+                .env_clear()
+                .env("HOME", home.path())
+                .current_dir(&folder)
+                .output()
+                .unwrap();
+            let expected = if arguments.len() == 1 { 0 } else { 2 };
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(expected), "{} {arguments:?}: {said}", folder.display());
+        }
+        assert!(!folder.join(".certplan").exists(), "a plan writes nothing");
+        examples += 1;
+    }
+    assert!(examples >= 7, "the examples are found");
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
