@@ -16,6 +16,9 @@ use super::diagnostic::Diagnostic;
 use super::diagnostic::Diagnostics;
 use super::diagnostic::Report;
 use super::diagnostic::quoted;
+use super::node::Content;
+use super::node::Node;
+use crate::model::Address;
 use crate::model::Name;
 use crate::registry::Registry;
 
@@ -33,11 +36,12 @@ impl Loaded {
         let context =
             BuildContext::new(Arc::clone(secrets), self.desired.base.clone(), user_agent.to_owned());
         let mut report = Report::default();
+        let nodes = Nodes::new(&self.root);
         for (name, provider) in &self.desired.dns {
             if let Some(factory) = registry.dns_factory(&provider.kind)
                 && let Err(complaints) = (factory.build)(&provider.block, &context)
             {
-                complain(complaints, self.places.dns.get(name), &mut report);
+                nodes.complain(complaints, self.places.dns.get(name), &mut report);
             }
         }
         let mut targets: BTreeMap<&Name, Arc<dyn DeployTarget>> = BTreeMap::new();
@@ -45,24 +49,29 @@ impl Loaded {
             let Some(factory) = registry.target_factory(&target.kind) else { continue };
             match (factory.build)(&target.block, &context) {
                 Ok(built) => drop(targets.insert(name, built)),
-                Err(complaints) => complain(complaints, self.places.targets.get(name), &mut report),
+                Err(complaints) => nodes.complain(complaints, self.places.targets.get(name), &mut report),
             }
         }
-        self.check_slots(&targets, &mut report);
+        self.check_slots(&targets, &nodes, &mut report);
         report.finish(Arc::clone(&self.sources))
     }
 
-    fn check_slots(&self, targets: &BTreeMap<&Name, Arc<dyn DeployTarget>>, report: &mut Report) {
+    fn check_slots(
+        &self,
+        targets: &BTreeMap<&Name, Arc<dyn DeployTarget>>,
+        nodes: &Nodes<'_>,
+        report: &mut Report,
+    ) {
         let mut slots: HashMap<(String, String), &Place> = HashMap::new();
         for certificate in self.desired.certificates.values() {
             for deployment in &certificate.deploy {
                 let Some(target) = targets.get(&deployment.target) else { continue };
-                let key = (certificate.name.clone(), deployment.target.clone());
-                let Some(place) = self.places.deployments.get(&key) else { continue };
+                let address = Address::Deployment(certificate.name.clone(), deployment.target.clone());
+                let Some(place) = self.places.addresses.get(&address) else { continue };
                 let slot = match target.slot(certificate.name.as_str(), &deployment.parameters) {
                     Ok(slot) => slot,
                     Err(complaints) => {
-                        complain(complaints, Some(place), report);
+                        nodes.complain(complaints, Some(place), report);
                         continue;
                     }
                 };
@@ -86,9 +95,29 @@ impl Loaded {
     }
 }
 
-fn complain(complaints: Vec<Complaint>, place: Option<&Place>, report: &mut Report) {
-    let Some(place) = place else { return };
-    for complaint in complaints {
-        report.push(complained(&complaint, &place.block));
+/// The nodes of a tree by their identifiers.
+struct Nodes<'a>(HashMap<u32, &'a Node>);
+
+impl<'a> Nodes<'a> {
+    fn new(root: &'a Node) -> Self {
+        let mut nodes = HashMap::new();
+        let mut open = vec![root];
+        while let Some(node) = open.pop() {
+            match &node.content {
+                Content::List(items) => open.extend(items),
+                Content::Map(entries) => open.extend(entries.iter().map(|entry| &entry.value)),
+                // No provider reads a block that is not a map.
+                Content::Scalar { .. } => continue,
+            }
+            nodes.insert(node.id, node);
+        }
+        Self(nodes)
+    }
+
+    fn complain(&self, complaints: Vec<Complaint>, place: Option<&Place>, report: &mut Report) {
+        let Some(block) = place.and_then(|place| self.0.get(&place.node)) else { return };
+        for complaint in complaints {
+            report.push(complained(&complaint, block));
+        }
     }
 }

@@ -44,6 +44,7 @@ use crate::model::Name;
 use crate::registry::Registry;
 use convert::Places;
 use diagnostic::Report;
+use node::Node;
 use parser::LIMITS;
 
 /// A valid configuration, and where everything in it stands.
@@ -56,12 +57,13 @@ pub struct Loaded {
     /// The files.
     pub sources: Arc<Sources>,
     places: Places,
+    root: Node,
 }
 
 impl Loaded {
     /// Where the configuration says something about an address; `None` when it does not.
     pub fn locate(&self, address: &Address) -> Option<Location> {
-        self.sources.locate(*self.places.addresses.get(address)?)
+        self.sources.locate(self.places.addresses.get(address)?.span)
     }
 
     /// Where a DNS provider stands.
@@ -98,7 +100,9 @@ pub fn parse(sources: Sources, base: PathBuf, registry: &Registry) -> Result<Loa
     let failed = report.errors() > 0;
     let diagnostics = report.finish(Arc::clone(&sources));
     match converted {
-        Some((desired, places)) if !failed => Ok(Loaded { desired, warnings: diagnostics, sources, places }),
+        Some((desired, places)) if !failed => {
+            Ok(Loaded { desired, warnings: diagnostics, sources, places, root })
+        }
         _ => Err(LoadError::Invalid { diagnostics: Box::new(diagnostics) }),
     }
 }

@@ -61,8 +61,8 @@ fn valid_samples_become_what_is_wanted() {
         let mut desired = loaded.desired.clone();
         desired.base = PathBuf::from("BASE");
         let mut said = format!("{desired:#?}\n\n");
-        for (address, span) in &loaded.places.addresses {
-            writeln!(said, "{address} {}", loaded.sources.locate(*span).unwrap()).unwrap();
+        for (address, place) in &loaded.places.addresses {
+            writeln!(said, "{address} {}", loaded.sources.locate(place.span).unwrap()).unwrap();
         }
         writeln!(said, "\n{}", loaded.warnings.render(false)).unwrap();
         compare(&path, said.trim_end());

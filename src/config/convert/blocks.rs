@@ -103,7 +103,7 @@ impl<'a> Converter<'a> {
             {
                 self.complaints(complaints, &own.value);
             }
-            self.places.dns.insert(name.clone(), Place { span: entry.span, block: own.value.clone() });
+            self.places.dns.insert(name.clone(), Place::new(entry.span, &own.value));
             providers.insert(
                 name,
                 DesiredDnsProvider { kind: factory.kind.to_owned(), block, zones, propagation },
@@ -190,7 +190,7 @@ impl<'a> Converter<'a> {
             let kind = entry.value.entries().iter().find(|own| registry.target_factory(&own.key).is_some());
             let Some(own) = kind else { continue };
             let Some(target) = self.target(own) else { continue };
-            self.places.targets.insert(name.clone(), Place { span: entry.span, block: own.value.clone() });
+            self.places.targets.insert(name.clone(), Place::new(entry.span, &own.value));
             targets.insert(name, target);
         }
         targets

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use super::Converter;
+use super::Place;
 use super::blocks::Target;
 use super::ca::Ca;
 use super::issuer::Issuer;
@@ -74,8 +75,8 @@ impl<'a> Converter<'a> {
         targets: &mut Names<Target>,
         seen: &mut Seen,
     ) -> Option<DesiredCertificate> {
-        self.places.addresses.insert(Address::Certificate(name.clone()), entry.span);
         let block = &entry.value;
+        self.places.addresses.insert(Address::Certificate(name.clone()), Place::new(entry.span, block));
         let own = |key: &str| block.get(key).or_else(|| defaults.and_then(|defaults| defaults.get(key)));
         let text = |key: &str| own(key).and_then(Node::text).map(ToOwned::to_owned);
 

@@ -69,9 +69,7 @@ impl<'a> Converter<'a> {
                 _ => OnRemove::Remove,
             };
             let address = Address::Deployment(certificate.clone(), target.clone());
-            self.places.addresses.insert(address, entry.span);
-            let place = Place { span: entry.span, block: entry.clone() };
-            self.places.deployments.insert((certificate.clone(), target.clone()), place);
+            self.places.addresses.insert(address, Place::new(entry.span, entry));
             let parameters = entry.to_json(&["target", "on_remove", "verify", kind]);
             deployments.push(DesiredDeployment { target, parameters, on_remove, verify });
         }
@@ -116,7 +114,7 @@ impl<'a> Converter<'a> {
         self.check_entry(entry, Some(kind));
         let target = self.target(own)?;
         let name = self.name_in_place(certificate, kind, targets)?;
-        self.places.targets.insert(name.clone(), Place { span: entry.span, block: own.value.clone() });
+        self.places.targets.insert(name.clone(), Place::new(entry.span, &own.value));
         targets.insert(name.clone(), target);
         Some((name, kind))
     }

@@ -6,6 +6,7 @@ use url::Host;
 use url::Url;
 
 use super::Converter;
+use super::Place;
 use super::ca::Ca;
 use super::ca::KNOWN;
 use crate::config::Names;
@@ -35,7 +36,9 @@ impl Converter<'_> {
     pub(super) fn issuers(&mut self) -> Names<Issuer> {
         let mut issuers = Names::new();
         for (name, entry) in self.named("issuers") {
-            self.places.addresses.insert(Address::Account(name.clone()), entry.span);
+            self.places
+                .addresses
+                .insert(Address::Account(name.clone()), Place::new(entry.span, &entry.value));
             let Some(block) = entry.value.get("acme") else { continue };
             let directory = self.directory(&name, entry.span, block);
             let ca = directory.as_ref().and_then(Ca::by_directory);

@@ -41,18 +41,23 @@ use crate::registry::Registry;
 /// Where things stand, for messages of later stages.
 #[derive(Debug, Default)]
 pub(crate) struct Places {
-    pub(crate) addresses: BTreeMap<Address, Span>,
+    /// Issuers, certificates and the entries of `deploy`.
+    pub(crate) addresses: BTreeMap<Address, Place>,
     pub(crate) dns: Names<Place>,
     pub(crate) targets: Names<Place>,
-    /// The entries of `deploy`, by certificate and target.
-    pub(crate) deployments: BTreeMap<(Name, Name), Place>,
 }
 
-/// A block that a provider reads, and the place of its name.
-#[derive(Debug)]
+/// Where a thing stands, and which node of the tree a provider reads of it.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
     pub(crate) span: Span,
-    pub(crate) block: Node,
+    pub(crate) node: u32,
+}
+
+impl Place {
+    const fn new(span: Span, node: &Node) -> Self {
+        Self { span, node: node.id }
+    }
 }
 
 /// Converts a tree. What is wrong goes to the report; a result that comes with errors is of no use.
