@@ -70,12 +70,7 @@ impl<'a> Planner<'a> {
         }
         self.changes.extend(change);
         self.changes.extend(deployments);
-        self.removed_deployments(
-            &subject.desired.name,
-            subject.base_revision(),
-            record,
-            Some(subject.desired),
-        );
+        self.removed_deployments(subject);
     }
 
     fn renewal(&self, subject: Subject<'a>) -> Option<Renewal> {
@@ -86,7 +81,7 @@ impl<'a> Planner<'a> {
     }
 
     pub(super) fn ari(&self, subject: Subject<'a>) -> Option<&'a AriRecord> {
-        match self.input.observed.ari.get(&subject.desired.name) {
+        match self.input.observed.ari.get(subject.name_in_state()) {
             Some(Fact::Present(fresh)) => Some(fresh),
             // The CA offers none, or none any more.
             Some(Fact::Absent) => None,
@@ -95,7 +90,7 @@ impl<'a> Planner<'a> {
     }
 
     fn warn_about(&mut self, subject: Subject<'a>, renewal: Option<&Renewal>) {
-        if let Some(Fact::Unknown(why)) = self.input.observed.ari.get(&subject.desired.name) {
+        if let Some(Fact::Unknown(why)) = self.input.observed.ari.get(subject.name_in_state()) {
             if self.without_ari.0 == 0 {
                 self.without_ari.1 = why;
             }

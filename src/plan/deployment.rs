@@ -151,7 +151,7 @@ impl<'a> Planner<'a> {
         entry: &'a DesiredDeployment,
     ) -> Option<(Reason, Details)> {
         let address = address(subject, entry);
-        let key = (subject.desired.name.clone(), entry.target.clone());
+        let key = (subject.name_in_state().clone(), entry.target.clone());
         let details = Details { fingerprint: Some(recorded.fingerprint), ..Details::default() };
         let target = match self.input.observed.deployments.get(&key) {
             Some(Fact::Unknown(why)) => {
@@ -224,7 +224,7 @@ impl<'a> Planner<'a> {
         expected: &[Fingerprint],
         of: impl Fn(&Endpoint) -> bool,
     ) -> Option<(Vec<String>, Option<Fingerprint>)> {
-        let served = self.served(&subject.desired.name);
+        let served = self.served(subject.name_in_state());
         let mut endpoints = Vec::new();
         let mut found = None;
         for served in served.into_iter().filter(|served| of(&served.endpoint)) {

@@ -70,6 +70,11 @@ impl<'a> Subject<'a> {
         self.prior.map(|prior| &prior.record).filter(|record| record.archived.is_none()).unwrap_or(&NOTHING)
     }
 
+    /// The name in state, under which the certificate was looked at.
+    pub(super) fn name_in_state(&self) -> &'a Name {
+        self.from.unwrap_or(&self.desired.name)
+    }
+
     pub(super) fn address(&self) -> Address {
         Address::Certificate(self.desired.name.clone())
     }

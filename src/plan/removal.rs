@@ -11,6 +11,7 @@ use crate::model::Fact;
 use crate::model::Fingerprint;
 use crate::model::Name;
 use crate::model::OnRemove;
+use crate::model::Served;
 
 use super::cause::Action;
 use super::cause::Cause;
@@ -22,6 +23,7 @@ use super::change::Risk;
 use super::change::Warning;
 use super::input::PriorCertificate;
 use super::planner::Planner;
+use super::planner::Subject;
 use super::step::RemoveStep;
 use super::step::ResumeStep;
 use super::step::Step;
@@ -62,7 +64,8 @@ impl<'a> Planner<'a> {
         let record = &prior.record;
         let address = Address::Certificate(name.clone());
         let selected = self.selects(&address, &BTreeMap::new());
-        let (changes, complete) = self.removed_deployments_of(name, prior.revision, record, None);
+        let served = self.served(name);
+        let (changes, complete) = self.removed_deployments_of(name, prior.revision, record, None, &served);
         self.changes.extend(changes);
         // The archive holds nothing that is still deployed.
         if !selected || !complete || !self.takes(Cause::Config, false) {
@@ -95,14 +98,16 @@ impl<'a> Planner<'a> {
     }
 
     /// Plans the removal of the deployments of a certificate that stays.
-    pub(super) fn removed_deployments(
-        &mut self,
-        name: &'a Name,
-        revision: u64,
-        record: &'a CertificateRecord,
-        desired: Option<&'a DesiredCertificate>,
-    ) {
-        let (changes, _) = self.removed_deployments_of(name, revision, record, desired);
+    pub(super) fn removed_deployments(&mut self, subject: Subject<'a>) {
+        let desired = subject.desired;
+        let served = self.served(subject.name_in_state());
+        let (changes, _) = self.removed_deployments_of(
+            &desired.name,
+            subject.base_revision(),
+            subject.record(),
+            Some(desired),
+            &served,
+        );
         self.changes.extend(changes);
     }
 
@@ -113,6 +118,7 @@ impl<'a> Planner<'a> {
         revision: u64,
         record: &'a CertificateRecord,
         desired: Option<&'a DesiredCertificate>,
+        served: &[&'a Served],
     ) -> (Vec<Change>, bool) {
         let mut changes = Vec::new();
         let mut complete = true;
@@ -145,7 +151,7 @@ impl<'a> Planner<'a> {
                 complete = false;
                 continue;
             }
-            match self.still_serves(name, recorded, record, desired) {
+            match self.still_serves(name, recorded, record, desired, served) {
                 Serves::No => {}
                 Serves::Yes(why) if self.is_allowed(&address) => {
                     change.risks.insert(Risk::RemovesServing);
@@ -207,6 +213,7 @@ impl<'a> Planner<'a> {
         recorded: &'a DeploymentRecord,
         record: &CertificateRecord,
         desired: Option<&'a DesiredCertificate>,
+        served: &[&'a Served],
     ) -> Serves {
         let remaining = desired.map(DesiredCertificate::endpoints).unwrap_or_default();
         let endpoints: Vec<&Endpoint> =
@@ -216,7 +223,6 @@ impl<'a> Planner<'a> {
                 .into_iter()
                 .flatten()
                 .collect();
-        let served = self.served(name);
         let mut unknown = None;
         for endpoint in &endpoints {
             let Some(served) = served.iter().find(|served| served.endpoint == **endpoint) else {

@@ -186,6 +186,12 @@ fn a_renamed_certificate_keeps_what_it_has() {
     assert_eq!(change.previous_address, Some(address("certificate/shop")));
     assert_eq!(plan.work()[&name("store")].base_revision, 7);
 
+    // It was looked at under the name that state has.
+    let mut drifted = world.clone();
+    drifted.holds("shop", "edge", Fact::Absent);
+    let plan = drifted.plan();
+    assert_eq!(find(&plan, "deployment/store/edge").reason, Reason::RedeployBecauseTargetIsEmpty);
+
     // A place that has the name in it moves as well.
     world.observed.slots.insert((name("store"), name("edge")), slot("store", "edge"));
     let plan = world.plan();
