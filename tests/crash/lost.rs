@@ -1,8 +1,8 @@
 use std::time::Duration;
 
+use certplan::sandbox::EabKey;
 use certplan::sandbox::Endpoint;
 use certplan::sandbox::Event;
-use certplan::sandbox::EabKey;
 use certplan::sandbox::FaultRule;
 use certplan::sandbox::HttpFault;
 use certplan::sandbox::SandboxOptions;
@@ -10,6 +10,7 @@ use certplan::sandbox::SandboxOptions;
 use super::world::PATIENCE;
 use super::world::World;
 use super::world::kill;
+use crate::evidence;
 
 /// The requests that change something at the CA, or bring what must not be lost.
 const ENDPOINTS: [Endpoint; 7] = [
@@ -32,7 +33,8 @@ fn with_single_use_account() -> SandboxOptions {
     options
 }
 
-const EAB: &str = "contact: [ops@example.test], eab: { key_id: { env: EAB_KID }, hmac_key: { env: EAB_HMAC } }";
+const EAB: &str =
+    "contact: [ops@example.test], eab: { key_id: { env: EAB_KID }, hmac_key: { env: EAB_HMAC } }";
 
 async fn world_with_single_use_account() -> World {
     let mut world = World::with(with_single_use_account()).await.issuer(EAB);
@@ -50,8 +52,9 @@ async fn a_lost_answer_of_any_endpoint_costs_no_second_account_order_or_certific
             faults.http.push(FaultRule::once(fault, endpoint, 0));
             world.sandbox.set_faults(faults);
             world.finish();
-            let injected = world
-                .count(|event| matches!(event, Event::Request { fault: Some(injected), .. } if *injected == fault));
+            let injected = world.count(
+                |event| matches!(event, Event::Request { fault: Some(injected), .. } if *injected == fault),
+            );
             println!("{fault:?} at {endpoint:?}: injected {injected} times");
             world.judge();
             assert_eq!(world.issued().len(), 1, "{fault:?} at {endpoint:?}");
@@ -96,10 +99,15 @@ async fn an_order_that_expired_while_nobody_ran_is_followed_by_another() {
         let mut faults = world.sandbox.faults();
         faults.validation_delay = Duration::ZERO;
         world.sandbox.set_faults(faults);
-        let order = world.project.record("story", "shop")["operation"]["order_url"].as_str().unwrap().to_owned();
+        let order =
+            evidence::content(&world.project, "shop")["operation"]["order_url"].as_str().unwrap().to_owned();
         let expires: jiff::Timestamp =
-            world.project.record("story", "shop")["operation"]["order_expires"].as_str().unwrap().parse().unwrap();
-        crate::evidence::wait_until("expiry", PATIENCE, || jiff::Timestamp::now() > expires);
+            evidence::content(&world.project, "shop")["operation"]["order_expires"]
+                .as_str()
+                .unwrap()
+                .parse()
+                .unwrap();
+        evidence::wait_until("expiry", PATIENCE, || jiff::Timestamp::now() > expires);
         world.finish();
         world.judge();
         let issued = world.issued();

@@ -158,7 +158,8 @@ impl World {
     pub(super) fn finish(&self) {
         for _ in 0..3 {
             let run = self.project.certplan(&["apply", "--auto-approve"]);
-            if run.code == Some(0) && self.project.certplan(&["plan", "--detailed-exitcode"]).code == Some(0) {
+            if run.code == Some(0) && self.project.certplan(&["plan", "--detailed-exitcode"]).code == Some(0)
+            {
                 return;
             }
         }
@@ -176,8 +177,9 @@ impl World {
         let last = issued.last().expect("it was issued");
         assert_eq!(deployed.fingerprint, last.fingerprint.to_string(), "the last one is deployed");
         self.judge_keys(&deployed);
-        let lineage = self.project.record("story", "shop");
-        assert!(lineage.get("operation").is_none_or(serde_json::Value::is_null), "the journal is closed");
+        let record = evidence::content(&self.project, "shop");
+        assert_eq!(record["current"]["facts"]["fingerprint"], deployed.fingerprint.as_str());
+        assert!(record["operation"].is_null(), "the journal is closed: {record:#}");
     }
 
     /// The key is recoverable, and only by whom it is meant for.

@@ -132,3 +132,9 @@ pub fn wait_until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) 
         std::thread::sleep(Duration::from_millis(50));
     }
 }
+
+/// The content of a certificate's state object.
+#[track_caller]
+pub fn content(project: &Project, certificate: &str) -> serde_json::Value {
+    project.record("story", certificate)["content"].clone()
+}
