@@ -148,3 +148,79 @@ async fn an_apply_that_waits_for_the_lease_finds_the_work_done() {
     world.judge();
     assert_eq!(world.issued().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dns_server_whose_answers_are_lost_is_left_clean_by_a_later_run() {
+    for (percent, dropped) in [(100, true), (50, true), (100, false)] {
+        let world = World::new().await;
+        let mut faults = world.sandbox.faults();
+        if dropped {
+            faults.dns.drop_after_commit_percent = percent;
+        } else {
+            faults.dns.fail_updates_percent = percent;
+        }
+        world.sandbox.set_faults(faults);
+        let run = world.project.certplan(&["apply", "--auto-approve"]);
+        assert!([Some(0), Some(3)].contains(&run.code), "{run}");
+        world.sandbox.set_faults(certplan::sandbox::Faults::default());
+        if !world.finish_later() {
+            return;
+        }
+        world.judge();
+        assert_eq!(world.issued().len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_validation_leaves_nothing_and_is_tried_again_later() {
+    let world = World::new().await;
+    let mut faults = world.sandbox.faults();
+    // The CA does not find the values, as with a zone that is not delegated; certplan itself does not look.
+    faults.dns.lag = Duration::from_secs(3600);
+    world.sandbox.set_faults(faults);
+    let text = world.project.read("certplan.yaml");
+    let trusting = text
+        .lines()
+        .map(|line| if line.contains("propagation:") { "    propagation: provider" } else { line })
+        .collect::<Vec<_>>()
+        .join("\n");
+    world.project.write("certplan.yaml", &trusting);
+    let run = world.project.certplan(&["apply", "--auto-approve"]).expect(3);
+    assert!(run.stderr.contains("shop.example.test"), "it says what could not be validated: {run}");
+    world.assert_only_foreign_txt();
+    let record = evidence::content(&world.project, "shop");
+    assert!(record["operation"].is_null(), "nothing can come of the order: {record:#}");
+    assert_eq!(record["failures"]["count"], 1);
+    world.project.certplan(&["plan", "--detailed-exitcode"]).expect(6);
+    world.sandbox.set_faults(certplan::sandbox::Faults::default());
+    world.project.write("certplan.yaml", &text);
+    if world.finish_later() {
+        world.judge();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_is_down_for_a_while_costs_no_certificate_and_no_order() {
+    for fault in [HttpFault::Unavailable, HttpFault::ServerError, HttpFault::DropBeforeCommit] {
+        for endpoint in [Endpoint::NewOrder, Endpoint::Finalize, Endpoint::Certificate] {
+            let world = World::new().await;
+            let mut faults = world.sandbox.faults();
+            let mut rule = FaultRule::new(fault, 100);
+            rule.endpoints = [endpoint].into();
+            faults.http.push(rule);
+            faults.retry_after = Some(Duration::from_secs(120));
+            world.sandbox.set_faults(faults);
+            let run = world.project.certplan(&["apply", "--auto-approve"]);
+            assert!([Some(3), Some(0)].contains(&run.code), "{fault:?} at {endpoint:?}: {run}");
+            assert!(world.deployed().is_none(), "{fault:?} at {endpoint:?}: {run}");
+            world.sandbox.set_faults(certplan::sandbox::Faults::default());
+            if !world.finish_later() {
+                return;
+            }
+            world.judge();
+            assert_eq!(world.issued().len(), 1, "{fault:?} at {endpoint:?}");
+            let orders = world.count(|event| matches!(event, Event::OrderCreated { .. }));
+            assert_eq!(orders, 1, "{fault:?} at {endpoint:?}: the order goes on");
+        }
+    }
+}
