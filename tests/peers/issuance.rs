@@ -177,13 +177,16 @@ async fn an_account_of_another_client_is_taken_over_with_its_key() {
 
 #[test]
 fn a_challenge_that_is_delegated_by_a_cname_is_written_where_it_leads() {
+    // PowerDNS follows a CNAME into its other zones, so that the CA sees the value as through a resolver.
     let zones = [
         ZoneFile::new("example.org")
             .with("_acme-challenge.shop 60 IN CNAME shop.validation.example.net.")
             .read_only(),
         ZoneFile::new("validation.example.net"),
     ];
-    let Some(mut story) = Story::with_zones(DnsKind::Bind, PebbleOptions::default(), &zones) else { return };
+    let Some(mut story) = Story::with_zones(DnsKind::PowerDnsUpdate, PebbleOptions::default(), &zones) else {
+        return;
+    };
     story.zones = "zones: [example.org, validation.example.net]".to_owned();
     story.configure(SHOP);
     let plan = story.project.certplan(&["plan", "--detailed-exitcode"]).expect(2);

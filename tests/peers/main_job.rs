@@ -130,7 +130,8 @@ fn short_lived_certificates_renew_by_themselves_when_time_passes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_of_the_ca_that_has_passed_renews_and_names_the_predecessor() {
-    let Some(story) = Story::new() else { return };
+    // No TSIG here: its signatures would be of another time than the server's.
+    let Some(story) = Story::with(DnsKind::PowerDnsApi, PebbleOptions::default()) else { return };
     story.configure(SHOP);
     let first = story.apply();
     let leaf = story.project.read("live/shop/cert.pem");
