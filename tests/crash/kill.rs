@@ -115,7 +115,11 @@ async fn a_replacement_killed_at_any_event_never_leaves_a_mismatched_target() {
 async fn twenty_certificates_killed_in_the_middle_are_finished_without_a_second_one() {
     const COUNT: usize = 20;
     let certificates: String = (0..COUNT)
-        .map(|number| format!("  site{number}:\n    names: [site{number}.example.test]\n    deploy: [{{ target: web }}]\n"))
+        .map(|number| {
+            format!(
+                "  site{number}:\n    names: [site{number}.example.test]\n    deploy: [{{ target: web }}]\n"
+            )
+        })
         .collect();
     for position in [15, 70, 130] {
         let world = World::new().await.certificates(&certificates);

@@ -3,5 +3,6 @@
 
 mod kill;
 mod lost;
+mod shared;
 mod signals;
 mod world;
