@@ -63,10 +63,10 @@ impl Project {
     pub fn new() -> Self {
         let folder = tempfile::Builder::new().prefix("certplan-test-").tempdir().expect("a temporary folder");
         let identity = generate_identity();
-        let mut project =
-            Self { folder, environment: BTreeMap::new(), recipient: identity.recipient };
+        let mut project = Self { folder, environment: BTreeMap::new(), recipient: identity.recipient };
         project.write("identity.txt", identity.text.expose_secret());
-        fs::set_permissions(project.path().join("identity.txt"), fs::Permissions::from_mode(0o600)).expect("own file");
+        fs::set_permissions(project.path().join("identity.txt"), fs::Permissions::from_mode(0o600))
+            .expect("own file");
         let path = project.path().join("identity.txt").display().to_string();
         project.set("CERTPLAN_AGE_KEY_FILE", &path);
         project

@@ -1,0 +1,3 @@
+//! Bad input and bad days: what was named in advance, and what follows from it.
+
+mod input;
