@@ -438,8 +438,10 @@ fn completions_are_printed_for_every_shell_and_bash_takes_them() {
 
 #[test]
 fn the_manual_is_a_manual_page() {
-    let run = run(&["man"]).expect(0);
-    assert!(run.stdout.contains(".TH certplan 1"), "{run}");
+    let project = Project::new();
+    let _ = project.certplan(&["man", "pages"]).expect(0);
+    assert!(project.read("pages/certplan.1").contains(".TH certplan 1"));
+    assert!(project.read("pages/certplan-apply.1").contains("\\-\\-auto\\-approve"));
 }
 
 #[test]
