@@ -295,6 +295,7 @@ impl ApplyError {
             Self::NotServed { .. } => {
                 "the previous certificate was brought back; look at the server's own log"
             }
+            Self::State(error) => return error.each().find_map(StateError::hint).map(str::to_owned),
             Self::Stale { .. } => "run `certplan plan` again and review what it shows now",
             Self::Unencrypted => "`certplan init` makes an identity and shows the two lines to add",
             Self::Validation { .. } => {

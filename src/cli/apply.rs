@@ -11,7 +11,6 @@ use crate::apply::Outcome;
 use crate::apply::Reporter;
 use crate::apply::World;
 use crate::dns01::ZoneWriters;
-use crate::plan::ExitClass;
 use crate::plan::Plan;
 use crate::plan::SavedPlan;
 use crate::plan::verify;
@@ -126,8 +125,10 @@ pub(crate) async fn execute(
         }
         saved.restrict(&mut planned.plan);
     }
-    if !args.json {
-        ui.data(&render::plan::text(&planned.plan, ui.colors_stdout()))?;
+    let lines = args.json.then(|| Arc::new(JsonLines::new(ui, edge::now)));
+    match &lines {
+        Some(lines) => lines.plan(&planned.plan),
+        None => ui.data(&render::plan::text(&planned.plan, ui.colors_stdout()))?,
     }
     // What is wrong with the whole plan stops it; what is wrong with one address stops that one.
     if let Some(error) = planned.plan.errors.iter().find(|error| error.address.is_none()) {
@@ -141,7 +142,7 @@ pub(crate) async fn execute(
         approve(ui)?;
     }
     interruptible(cancel, ui);
-    let outcome = perform(project, clients, &planned, context, args, ui).await?;
+    let outcome = perform(project, clients, &planned, context, args, lines, ui).await?;
     Ok(conclude(&planned.plan, &outcome, stale, args, ui))
 }
 
@@ -186,14 +187,15 @@ async fn perform(
     planned: &Planned,
     context: certplan_provider::Context,
     args: &WorkArgs,
+    lines: Option<Arc<JsonLines>>,
     ui: Ui,
 ) -> Result<Outcome, CliError> {
     let certificates = planned.plan.work().len();
     let live = (!args.json && ui.is_live()).then(|| Arc::new(Live::new(certificates)));
-    let reporter: Arc<dyn Reporter> = match &live {
-        _ if args.json => Arc::new(JsonLines::new(ui, edge::now)),
-        Some(live) => Arc::<Live>::clone(live),
-        None => Arc::new(Lines::new(ui, certificates)),
+    let reporter: Arc<dyn Reporter> = match (&lines, &live) {
+        (Some(lines), _) => Arc::<JsonLines>::clone(lines),
+        (None, Some(live)) => Arc::<Live>::clone(live),
+        (None, None) => Arc::new(Lines::new(ui)),
     };
     let state = project.state();
     let lineage = match &planned.lineage {
@@ -242,20 +244,22 @@ fn conclude(plan: &Plan, outcome: &Outcome, stale: bool, args: &WorkArgs, ui: Ui
         !matches!(error, ApplyError::Lease(_) | ApplyError::Interrupted) && !error.is_deferral()
     });
     if !plan.is_empty() && !args.json {
-        let done = match outcome.done.len() {
+        let certificates = |count: usize| match count {
             1 => "1 certificate is as it should be".to_owned(),
             count => format!("{count} certificates are as they should be"),
         };
         match failed {
-            0 => ui.say(&format!("Apply complete: {done}.")),
-            _ => ui.alert(&format!("Apply ended: {done}, {failed} failed.")),
+            0 => ui.say(&format!("Apply complete: {}.", certificates(done))),
+            _ => ui.alert(&format!("Apply ended: {}, {failed} failed.", certificates(done))),
         }
     }
-    let planned = plan.exit_class();
+    // What stands in the way of everything is an error of the run; what stands in the way of one address fails that one.
+    let has_errors = !plan.errors.is_empty();
+    let nothing_done = plan.is_empty() && plan.errors.iter().all(|error| error.address.is_none());
     match () {
         () if interrupted => Exit::Interrupted,
-        () if others || planned == ExitClass::Error => Exit::Partial,
-        () if planned == ExitClass::Refused => Exit::Refused,
+        () if has_errors && nothing_done => Exit::Error,
+        () if others || has_errors => Exit::Partial,
         () if stale => Exit::Stale,
         () if locked => Exit::Locked,
         () if (deferred || !plan.deferred.is_empty()) && args.detailed_exitcode => Exit::Deferred,

@@ -65,7 +65,7 @@ impl SelectionArgs {
     pub(crate) fn selection(&self) -> Result<Selection, CliError> {
         let mut labels = BTreeMap::new();
         for label in &self.labels {
-            let (key, value) = label.split_once('=').ok_or_else(|| {
+            let (key, value) = label.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(|| {
                 CliError::usage(format!("`--label {label}` is not KEY=VALUE"))
                     .with_help("for example `--label team=checkout`")
             })?;

@@ -4,6 +4,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::io::Read;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
@@ -17,6 +18,7 @@ use certplan_provider::SecretRef;
 use certplan_provider::SecretResolver;
 use certplan_provider::Unresolved;
 use jiff::Timestamp;
+use rustix::fs::OFlags;
 
 use crate::dns01;
 
@@ -95,31 +97,47 @@ impl SecretResolver for EdgeSecrets {
     }
 }
 
-/// Reads a file that the command line names; at most 64 MiB of it.
-#[expect(clippy::disallowed_methods, reason = "the edge is where files outside the configuration are read")]
+/// The most that is read of a file which the command line names, in octets.
+const LARGEST: u64 = 64 << 20;
+
+/// Reads a regular file that the command line names; at most 64 MiB of it.
 pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, CliError> {
     let failed = |error: io::Error| CliError::new(format!("cannot read `{}`: {error}", path.display()));
-    let size = fs::metadata(path).map_err(failed)?.len();
-    if size > 64 * 1024 * 1024 {
+    // Without NONBLOCK, opening a FIFO would wait for a writer.
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if metadata.is_dir() {
+        return Err(failed(io::ErrorKind::IsADirectory.into()));
+    }
+    if !metadata.is_file() {
+        return Err(CliError::new(format!("`{}` is not a regular file", path.display())));
+    }
+    let mut bytes = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > LARGEST {
         return Err(CliError::new(format!("`{}` is larger than 64 MiB", path.display())));
     }
-    fs::read(path).map_err(failed)
+    Ok(bytes)
 }
 
-/// Writes a file that the command line names.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the edge is where files outside the configuration are written"
-)]
+/// Writes a file that the command line names; nobody but its owner may change it, whatever the umask.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
-    fs::write(path, bytes)
+    fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o644)
+        .open(path)
+        .and_then(|mut file| file.write_all(bytes))
         .map_err(|error| CliError::new(format!("cannot write `{}`: {error}", path.display())))
 }
 
 /// Writes a file that must not be there yet.
 pub(crate) fn create_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
     let failed = |error: io::Error| CliError::new(format!("cannot write `{}`: {error}", path.display()));
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
+    let mut file =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path).map_err(failed)?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
 }
 

@@ -4,6 +4,7 @@ use super::args::Global;
 use super::edge;
 use super::error::CliError;
 use super::exit::Exit;
+use super::project;
 use super::ui::Ui;
 
 /// Tidy the white space of the configuration; comments, order and meaning stay
@@ -16,8 +17,11 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, global: &Global, ui: Ui) -> Result<Exit, CliError> {
     let path = &global.config;
-    let before = String::from_utf8(edge::read_file(path)?)
-        .map_err(|_| CliError::new(format!("`{}` is not valid UTF-8", path.display())))?;
+    if path.is_dir() {
+        return Err(CliError::usage(format!("`{}` is a folder", path.display()))
+            .with_help("name one of its files with `--config FILE`"));
+    }
+    let before = project::text(path)?;
     let after = config::format(&before).ok_or_else(|| {
         CliError::new(format!("`{}` cannot be formatted", path.display()))
             .with_help("`certplan validate` shows why")

@@ -1,10 +1,12 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+use certplan_provider::message_of;
 use secrecy::ExposeSecret;
 
 use crate::config;
 use crate::config::InitOptions;
+use crate::model::CertName;
 use crate::registry::BUILTIN;
 use crate::state::Identities;
 use crate::state::generate_identity;
@@ -51,6 +53,11 @@ pub(crate) fn run(args: &Args, global: &Global, ui: Ui) -> Result<Exit, CliError
     if path.symlink_metadata().is_ok() {
         return Err(CliError::new(format!("`{}` is there already; nothing was changed", path.display()))
             .with_help("edit it, or write another with `--config PATH`"));
+    }
+    for name in &args.names {
+        CertName::new(name).map_err(|error| {
+            CliError::usage(format!("`{name}` cannot be in a certificate: {}", message_of(&error)))
+        })?;
     }
     let (recipient, made) = recipient()?;
     let mut options = InitOptions::new(args.names.clone(), args.dns.as_str(), recipient);

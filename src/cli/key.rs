@@ -10,6 +10,7 @@ use super::error::CliError;
 use super::exit::Exit;
 use super::project::Project;
 use super::renew;
+use super::state;
 use super::ui::Ui;
 
 /// Take private keys out of state
@@ -36,8 +37,7 @@ pub(crate) async fn run(command: Command, global: &Global, ui: Ui) -> Result<Exi
         return Err(CliError::usage("give the address of a certificate"));
     };
     let state = project.state();
-    let stored =
-        state.certificate(name).await?.ok_or_else(|| CliError::new(format!("state knows no `{address}`")))?;
+    let stored = state.certificate(name).await?.ok_or_else(|| state::unknown(&address))?;
     let current = stored
         .content
         .current

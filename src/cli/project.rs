@@ -11,6 +11,7 @@ use certplan_provider::Complaint;
 use certplan_provider::Context;
 use certplan_provider::DeployTarget;
 use certplan_provider::SecretResolver;
+use certplan_provider::message_of;
 use tokio_util::sync::CancellationToken;
 
 use crate::acme::AcmeClient;
@@ -39,6 +40,10 @@ use super::edge::EdgeSecrets;
 use super::error::CliError;
 use super::exit::Exit;
 use super::ui::Ui;
+
+/// What to do where there is no configuration.
+const BEGIN: &str =
+    "`certplan init NAME --dns KIND --to FOLDER` writes a first configuration; `--config PATH` names another";
 
 /// How long a lease lasts without a sign of life from its holder.
 const LEASE: Duration = Duration::from_secs(60);
@@ -184,11 +189,14 @@ fn report(error: &config::LoadError, path: &Path, ui: Ui) -> CliError {
             CliError::new(format!("the configuration has {problems}")).with_exit(Exit::Error)
         }
         None => {
-            let error = CliError::new(error);
-            if path == Path::new("certplan.yaml") {
-                error.with_help("`certplan init NAME --dns KIND --to FOLDER` writes a first configuration; `--config PATH` names another")
-            } else {
-                error
+            let problem = CliError::new(message_of(error));
+            match error {
+                config::LoadError::EmptyFolder { .. } | config::LoadError::Missing { .. }
+                    if path == Path::new("certplan.yaml") =>
+                {
+                    problem.with_help(BEGIN)
+                }
+                _ => problem,
             }
         }
     }
@@ -214,6 +222,16 @@ fn complain(what: &str, complaints: &[Complaint]) -> CliError {
 fn read(path: &PathBuf, what: &str) -> Result<Vec<u8>, CliError> {
     std::fs::read(path)
         .map_err(|error| CliError::new(format!("{what}: cannot read `{}`: {error}", path.display())))
+}
+
+/// Reads the configuration's one file as text, for a command that edits it.
+pub(crate) fn text(path: &Path) -> Result<String, CliError> {
+    if path.symlink_metadata().is_err() && path == Path::new("certplan.yaml") {
+        let missing = config::LoadError::Missing { path: path.to_owned() };
+        return Err(CliError::new(missing).with_help(BEGIN));
+    }
+    String::from_utf8(edge::read_file(path)?)
+        .map_err(|_| CliError::new(format!("`{}` is not valid UTF-8", path.display())))
 }
 
 /// What certplan calls itself to servers ([RFC 8555, section 6.1](https://www.rfc-editor.org/rfc/rfc8555#section-6.1)).

@@ -7,6 +7,7 @@ use super::args::Global;
 use super::edge;
 use super::error::CliError;
 use super::exit::Exit;
+use super::project;
 use super::ui::Ui;
 
 /// Move an issuer from its CA's staging directory to production, in the configuration
@@ -24,8 +25,7 @@ pub(crate) fn run(args: &Args, global: &Global, ui: Ui) -> Result<Exit, CliError
         return Err(CliError::usage(format!("`{}` is a folder", path.display()))
             .with_help("name the file that defines the issuer with `--config FILE`"));
     }
-    let before = String::from_utf8(edge::read_file(path)?)
-        .map_err(|_| CliError::new(format!("`{}` is not valid UTF-8", path.display())))?;
+    let before = project::text(path)?;
     let after = config::promote(&before, args.issuer.as_str())?;
     edge::replace_file(path, after.as_bytes())?;
     let shown = path.display().to_string();

@@ -1,4 +1,5 @@
 use crate::model::Address;
+use crate::model::Name;
 
 use super::apply;
 use super::apply::WorkArgs;
@@ -25,15 +26,26 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, CliError> {
     let project = Project::load(global, ui)?;
     for address in &args.addresses {
-        let known = address.certificate().is_some_and(|name| project.desired.certificates.contains_key(name));
-        if !known {
-            return Err(CliError::new(format!("`{address}` is not in the configuration"))
-                .with_help("`certplan state list` shows what there is"));
+        let is_known =
+            address.certificate().is_some_and(|name| project.desired.certificates.contains_key(name));
+        if !is_known {
+            return Err(
+                CliError::new(format!("`{address}` is not in the configuration")).with_help(known(&project))
+            );
         }
     }
     let mut options = PlanArgs::renewing(&args.addresses).options()?;
     options.selection.addresses = args.addresses.iter().map(ToString::to_string).collect();
     apply::execute(&project, options, None, &args.work, ui).await
+}
+
+/// The certificates of the configuration, when they are few enough to be read.
+fn known(project: &Project) -> String {
+    let names: Vec<&str> = project.desired.certificates.keys().map(Name::as_str).collect();
+    match names.len() {
+        0..=10 => format!("the configuration has {}", names.join(", ")),
+        count => format!("`certplan plan` shows the {count} certificates that there are"),
+    }
 }
 
 /// Takes an address, or the bare name of a certificate.

@@ -184,7 +184,7 @@ fn known<T>(found: Option<T>, address: &Address) -> Result<T, CliError> {
     found.ok_or_else(|| unknown(address))
 }
 
-fn unknown(address: &Address) -> CliError {
+pub(super) fn unknown(address: &Address) -> CliError {
     CliError::new(format!("state knows no `{address}`"))
         .with_help("`certplan state list` shows what there is")
 }

@@ -10,12 +10,15 @@ use indicatif::MultiProgress;
 use indicatif::ProgressBar;
 use indicatif::ProgressStyle;
 use jiff::Timestamp;
+use serde::Serialize;
 
 use crate::apply::Event;
 use crate::apply::Reporter;
 use crate::cli::ui::Ui;
 use crate::cli::ui::escape;
 use crate::model::Address;
+use crate::plan::Plan;
+use crate::plan::PlanDocument;
 
 /// More certificates than this are counted, not listed: a terminal shows so many lines.
 const LISTED: usize = 20;
@@ -87,6 +90,17 @@ impl JsonLines {
         lines
     }
 
+    /// What the plan has that no event tells: its errors, warnings, and what waits.
+    pub(crate) fn plan(&self, plan: &Plan) {
+        let document = PlanDocument::from(plan);
+        for diagnostic in &document.diagnostics {
+            self.write(typed("diagnostic", diagnostic));
+        }
+        for deferral in &document.deferred {
+            self.write(typed("deferred", deferral));
+        }
+    }
+
     /// Writes one object, with the moment as its first member.
     pub(crate) fn write(&self, mut object: serde_json::Value) {
         if let Some(members) = object.as_object_mut() {
@@ -95,6 +109,14 @@ impl JsonLines {
         // A reader that went away must not stop a run in the middle.
         let _ = self.ui.data(&format!("{object}\n"));
     }
+}
+
+fn typed(kind: &str, content: &impl Serialize) -> serde_json::Value {
+    let mut object = serde_json::to_value(content).unwrap_or_default();
+    if let Some(members) = object.as_object_mut() {
+        members.shift_insert(0, "type".to_owned(), kind.into());
+    }
+    object
 }
 
 impl Reporter for JsonLines {

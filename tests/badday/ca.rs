@@ -1,0 +1,156 @@
+use std::time::Duration;
+
+use certplan::sandbox::Endpoint;
+use certplan::sandbox::FaultRule;
+use certplan::sandbox::HttpFault;
+
+use crate::project::Run;
+use crate::world::World;
+use crate::world::check;
+
+/// A fault at every new order.
+fn at_new_order(fault: HttpFault) -> FaultRule {
+    let mut rule = FaultRule::new(fault, 100);
+    rule.endpoints = [Endpoint::NewOrder].into();
+    rule
+}
+
+fn quiet_stdout(run: Run) -> Run {
+    Run { stdout: String::new(), ..run }
+}
+
+#[test]
+fn with_the_ca_down_and_nothing_due_everything_is_in_order() {
+    let world = World::with_shop();
+    world.faults(|faults| faults.http = vec![FaultRule::new(HttpFault::DropBeforeCommit, 100)]);
+    let plan = world.plan(&["--detailed-exitcode"], 0);
+    assert_eq!(plan["errored"], false, "{plan:#}");
+    assert_eq!(plan["resource_changes"].as_array().map(Vec::len), Some(0), "{plan:#}");
+    let errors = plan["diagnostics"].as_array().expect("a list");
+    assert!(errors.iter().all(|diagnostic| diagnostic["severity"] == "warning"), "{plan:#}");
+    let run = world.project.certplan(&["apply", "--auto-approve"]).expect(0);
+    assert_eq!(run.stderr, "");
+}
+
+#[test]
+fn with_the_ca_down_what_is_due_fails_alone_and_says_so() {
+    let world = World::with_shop();
+    let effects = world.effects();
+    world.faults(|faults| faults.http = vec![FaultRule::new(HttpFault::DropBeforeCommit, 100)]);
+    let run = world.project.certplan(&["renew", "shop", "--auto-approve"]).expect(3);
+    assert!(run.stderr.contains("certificate/shop: error: "), "{run}");
+    assert_eq!(world.effects(), effects);
+    // The old certificate goes on serving, and the next run with a CA goes on.
+    assert!(world.project.path().join("out").exists());
+    world.faults(|faults| faults.http.clear());
+    let _ = world.project.certplan(&["renew", "shop", "--auto-approve"]);
+    assert_eq!(world.txt(), []);
+}
+
+#[test]
+fn a_rate_limit_defers_and_is_remembered() {
+    let world = World::with_shop();
+    world.configure(&[
+        ("blog", "names: [blog.example.test]"),
+        ("shop", "names: [shop.example.test]\n    deploy: [{ files: { directory: out } }]"),
+    ]);
+    world.faults(|faults| {
+        faults.retry_after = Some(Duration::from_secs(3_600));
+        faults.http = vec![at_new_order(HttpFault::RateLimited)];
+    });
+    let orders = world.orders();
+    let run = world.project.certplan(&["apply", "--auto-approve", "--detailed-exitcode"]);
+    assert_eq!(run.code, Some(6), "{run}");
+    check!(quiet_stdout(run), @"");
+    assert_eq!((world.orders(), world.txt()), (orders, Vec::new()));
+
+    // The CA is not asked again before its time, although it would answer now.
+    world.faults(|faults| faults.http.clear());
+    let plan = world.plan(&["--detailed-exitcode"], 6);
+    assert_eq!(plan["resource_changes"].as_array().map(Vec::len), Some(0), "{plan:#}");
+    assert_eq!(plan["deferred"][0]["address"], "certificate/blog", "{plan:#}");
+    let run = world.project.certplan(&["apply", "--auto-approve"]).expect(0);
+    assert!(run.stdout.contains("certificate/blog"), "what waits is shown: {run}");
+    let _ = world.project.certplan(&["apply", "--auto-approve", "--detailed-exitcode"]).expect(6);
+    assert_eq!(world.orders(), orders);
+    check!(world.project.certplan(&["apply", "--auto-approve"]), @"");
+}
+
+#[test]
+fn a_page_of_a_load_balancer_is_understood() {
+    let world = World::new();
+    world.configure(&[("shop", "names: [shop.example.test]")]);
+    world.faults(|faults| {
+        faults.retry_after = Some(Duration::from_secs(1_800));
+        faults.http = vec![at_new_order(HttpFault::Unavailable)];
+    });
+    let run = world.project.certplan(&["apply", "--auto-approve"]);
+    assert!(!run.stderr.contains("<html") && !run.stderr.contains("<h1"), "no markup is printed: {run}");
+    check!(quiet_stdout(run), @"");
+    assert_eq!((world.orders(), world.txt()), (0, Vec::new()));
+}
+
+#[test]
+fn bad_nonces_and_slow_validation_are_borne() {
+    let world = World::new();
+    let names: Vec<(String, String)> =
+        (0..8).map(|n| (format!("c{n}"), format!("names: [c{n}.example.test]"))).collect();
+    let blocks: Vec<(&str, &str)> =
+        names.iter().map(|(name, block)| (name.as_str(), block.as_str())).collect();
+    world.configure(&blocks);
+    world.faults(|faults| {
+        faults.validation_delay = Duration::from_secs(2);
+        faults.processing_delay = Duration::from_secs(1);
+        faults.http = vec![FaultRule::new(HttpFault::BadNonce, 30)];
+    });
+    let run = world.project.certplan(&["apply", "--auto-approve"]).expect(0);
+    assert!(run.stderr.contains("8 certificates are as they should be"), "{run}");
+    assert_eq!((world.orders(), world.issued(), world.txt()), (8, 8, Vec::new()));
+}
+
+#[test]
+fn of_fifty_certificates_the_one_that_fails_validation_stops_no_other() {
+    let world = World::new();
+    let names: Vec<(String, String)> =
+        (0..50).map(|n| (format!("c{n}"), format!("names: [c{n}.example.test]"))).collect();
+    let blocks: Vec<(&str, &str)> =
+        names.iter().map(|(name, block)| (name.as_str(), block.as_str())).collect();
+    // Certplan waits instead of looking, so that the CA is the one that misses the record.
+    let config = world.config(&blocks);
+    let looking = format!("propagation: {{ resolvers: [\"{}\"] }}", world.sandbox.dns_address());
+    assert!(config.contains(&looking));
+    world.project.write("certplan.yaml", &config.replace(&looking, "propagation: { wait: 2s }"));
+    let (mut child, events) = world.project.apply_events(&[]);
+    let mut failed = Vec::new();
+    let sandbox = &world.sandbox;
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = &done;
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            // Somebody else's cleaning job removes one record as soon as it is there.
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                for record in sandbox.records() {
+                    if record.name == "_acme-challenge.c7.example.test" {
+                        sandbox.remove_record(&record).expect("a zone of the sandbox");
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        for line in events {
+            let line = line.expect("a line");
+            if line.contains("apply_errored") {
+                failed.push(line);
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert_eq!(child.wait().expect("it ends").code(), Some(3), "{failed:?}");
+    assert_eq!(world.issued(), 49);
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert!(failed[0].contains("certificate/c7") && failed[0].contains("could not validate"), "{failed:?}");
+    assert_eq!(world.txt(), []);
+    // It backs off: the next run does not try at once.
+    let plan = world.plan(&["--detailed-exitcode"], 6);
+    assert_eq!(plan["deferred"][0]["address"], "certificate/c7", "{plan:#}");
+}

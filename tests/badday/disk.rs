@@ -1,0 +1,194 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::process::Stdio;
+
+use crate::project::Project;
+use crate::project::Run;
+use crate::world::World;
+use crate::world::no_panic;
+use crate::world::tree;
+
+/// Runs certplan from a shell, with `before` done in it.
+fn in_shell(project: &Project, before: &str, arguments: &[&str]) -> Run {
+    let certplan = project.command(arguments);
+    let mut command = Command::new("sh");
+    command
+        .arg("-c")
+        .arg(format!("{before}; exec \"$0\" \"$@\""))
+        .arg(certplan.get_program())
+        .args(arguments)
+        .current_dir(project.path())
+        .env_clear()
+        .stdin(Stdio::null());
+    for (name, value) in certplan.get_envs() {
+        if let Some(value) = value {
+            command.env(name, value);
+        }
+    }
+    let output = command.output().expect("there is a shell");
+    Run {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// With no room for a write, nothing happens outside that the write was to make recoverable: the next run always finishes,
+/// with one certificate and no record left.
+#[test]
+fn a_disk_that_is_full_at_any_write_costs_nothing() {
+    let world = World::new();
+    world.configure(&[("shop", "names: [shop.example.test]\n    deploy: [{ files: { directory: out } }]")]);
+    let mut failed = 0;
+    for blocks in 0..64 {
+        let (issued, orders, accounts) = (world.issued(), world.orders(), world.accounts());
+        // A limit on the size of a file stands for a disk without room; the signal would kill instead.
+        let run = in_shell(
+            &world.project,
+            &format!("trap '' XFSZ; ulimit -f {blocks}"),
+            &["apply", "--auto-approve"],
+        );
+        no_panic(&run);
+        let object = world.object("shop");
+        if run.code == Some(0) {
+            break;
+        }
+        failed += 1;
+        assert!(matches!(run.code, Some(1 | 3)), "{blocks}: {run}");
+        assert!(run.stderr.contains("no room"), "{blocks}: {run}");
+        if world.accounts() > accounts {
+            assert!(
+                world.state_folder().join("accounts/ca.json").exists(),
+                "{blocks}: an account without its key: {run}"
+            );
+        }
+        if world.orders() > orders {
+            assert!(object.exists(), "{blocks}: an order without its intent: {run}");
+        }
+        let strays: Vec<_> =
+            tree(&world.state_folder()).into_keys().filter(|path| is_temporary(path)).collect();
+        assert!(strays.is_empty(), "{blocks}: {strays:?}");
+
+        let run = world.project.certplan(&["apply", "--auto-approve"]);
+        assert_eq!(run.code, Some(0), "{blocks}: {run}");
+        assert_eq!(world.issued(), issued + 1, "{blocks}: {run}");
+        assert_eq!(world.txt(), [], "{blocks}");
+        // Begin anew.
+        fs::remove_dir_all(world.project.path().join(".certplan")).expect("own folder");
+        fs::remove_dir_all(world.project.path().join("out")).expect("own folder");
+    }
+    assert!(failed >= 3, "the limit hit {failed} writes only");
+}
+
+fn is_temporary(path: &Path) -> bool {
+    let name = path.file_name().expect("a file").to_string_lossy().into_owned();
+    !path.to_string_lossy().contains("/.locks/") && !name.ends_with(".json") && !name.ends_with(".age")
+}
+
+#[test]
+fn a_read_only_state_halts_before_anything_happens_outside() {
+    let world = World::with_shop();
+    let effects = world.effects();
+    let folder = world.state_folder();
+    let make = format!("mount --bind '{0}' '{0}' && mount -o remount,bind,ro '{0}'", folder.display());
+    let works = Command::new("unshare")
+        .args(["-m", "sh", "-c", &make])
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success());
+    if !works {
+        println!("skipped: this user cannot make a read-only mount");
+        return;
+    }
+    let certplan = world.project.command(&[]);
+    let mut command = Command::new("unshare");
+    command
+        .args(["-m", "sh", "-c", &format!("{make} && exec \"$0\" renew shop --auto-approve")])
+        .arg(certplan.get_program())
+        .current_dir(world.project.path())
+        .env_clear();
+    for (name, value) in certplan.get_envs() {
+        if let Some(value) = value {
+            command.env(name, value);
+        }
+    }
+    let output = command.output().expect("unshare was there");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(matches!(output.status.code(), Some(1 | 3)), "{stderr}");
+    assert!(stderr.contains("cannot write") && stderr.contains("Read-only file system"), "{stderr}");
+    assert!(stderr.contains("hint: "), "{stderr}");
+    assert_eq!(world.effects(), effects);
+    let _ = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
+}
+
+#[test]
+fn what_is_written_is_private_under_any_umask() {
+    let mut fresh = Project::new();
+    fresh.unset("CERTPLAN_AGE_KEY_FILE");
+    let run = in_shell(&fresh, "umask 000", &["init", "shop.example.com", "--dns", "rfc2136"]);
+    assert_eq!(run.code, Some(0), "{run}");
+    assert_eq!(mode(&fresh.path().join("home/.config/certplan/identity.txt")), 0o600);
+    assert_eq!(mode(&fresh.path().join("home/.config/certplan")), 0o700);
+    assert_eq!(
+        mode(&fresh.path().join("certplan.yaml")) & 0o022,
+        0,
+        "nobody else may change the configuration"
+    );
+
+    for umask in ["000", "077", "777"] {
+        let world = World::new();
+        world.configure(&[(
+            "shop",
+            "names: [shop.example.test]\n    deploy: [{ files: { directory: out } }]",
+        )]);
+        let run = in_shell(&world.project, &format!("umask {umask}"), &["apply", "--auto-approve"]);
+        assert_eq!(run.code, Some(0), "umask {umask}: {run}");
+        let run = in_shell(
+            &world.project,
+            &format!("umask {umask}"),
+            &["key", "export", "shop", "--out", "key.pem"],
+        );
+        assert_eq!(run.code, Some(0), "umask {umask}: {run}");
+        if umask == "000" {
+            let run = in_shell(&world.project, "umask 000", &["plan", "--out", "saved.plan"]);
+            assert_eq!(run.code, Some(0), "{run}");
+            assert_eq!(mode(&world.project.path().join("saved.plan")) & 0o022, 0);
+        }
+        assert_eq!(mode(&world.project.path().join("key.pem")) & 0o177, 0, "umask {umask}");
+        private(&world.state_folder(), umask);
+        for (path, bytes) in tree(&world.project.path().join("out")) {
+            if String::from_utf8_lossy(&bytes).contains("PRIVATE KEY") {
+                assert_eq!(mode(&path) & 0o077, 0, "umask {umask}: {}", path.display());
+            }
+            assert_eq!(mode(&path) & 0o022, 0, "umask {umask}: {}", path.display());
+        }
+    }
+}
+
+#[test]
+fn permissions_that_somebody_widened_are_narrowed_and_told() {
+    let world = World::with_shop();
+    fs::set_permissions(world.object("shop"), fs::Permissions::from_mode(0o644)).expect("own file");
+    let run = world.project.certplan(&["renew", "shop", "--auto-approve"]).expect(0);
+    assert!(run.stderr.contains("was open to other users (mode 0644)"), "{run}");
+    assert_eq!(mode(&world.object("shop")), 0o600);
+}
+
+fn private(folder: &Path, umask: &str) {
+    assert_eq!(mode(folder), 0o700, "umask {umask}: {}", folder.display());
+    for entry in fs::read_dir(folder).expect("it is there") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            private(&path, umask);
+        } else {
+            assert_eq!(mode(&path), 0o600, "umask {umask}: {}", path.display());
+        }
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).permissions().mode()
+        & 0o777
+}

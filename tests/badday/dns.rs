@@ -1,0 +1,119 @@
+use std::process::Command;
+use std::time::Duration;
+
+use crate::project::Run;
+use crate::world::SECRET;
+use crate::world::World;
+use crate::world::check;
+use crate::world::no_panic;
+
+fn quiet_stdout(run: Run) -> Run {
+    Run { stdout: String::new(), ..run }
+}
+
+#[test]
+fn with_the_dns_server_down_nothing_is_ordered() {
+    let world = World::new();
+    let config = world.config(&[("shop", "names: [shop.example.test]")]);
+    let config = config.replace(&world.sandbox.dns_address().to_string(), "127.0.0.1:1");
+    world.project.write("certplan.yaml", &config);
+    check!(world.project.certplan(&["plan"]), @"");
+    let _ = world.project.certplan(&["apply", "--auto-approve"]).expect(3);
+    assert_eq!(world.effects(), [0, 0, 0]);
+}
+
+#[test]
+fn with_the_dns_server_down_and_nothing_due_all_is_well() {
+    let world = World::with_shop();
+    let config = world.project.read("certplan.yaml");
+    world
+        .project
+        .write("certplan.yaml", &config.replace(&world.sandbox.dns_address().to_string(), "127.0.0.1:1"));
+    let _ = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
+}
+
+#[test]
+fn a_wrong_tsig_secret_is_called_that() {
+    let mut world = World::new();
+    world.configure(&[("shop", "names: [shop.example.test]")]);
+    world.project.set(SECRET, "d3Jvbmcgc2VjcmV0IHdyb25nIHNlY3JldCB3cm9uZyE=");
+    let run = world.project.certplan(&["apply", "--auto-approve"]).expect(3);
+    assert!(run.to_string().contains("BADSIG") || run.to_string().contains("TSIG"), "{run}");
+    check!(run, @"");
+    assert_eq!(world.updates(), []);
+    assert_eq!(world.issued(), 0);
+}
+
+#[test]
+fn a_wrong_tsig_key_name_is_called_that() {
+    let world = World::new();
+    let config = world.config(&[("shop", "names: [shop.example.test]")]);
+    world.project.write("certplan.yaml", &config.replace("name: certplan-sandbox", "name: nobody"));
+    let run = world.project.certplan(&["apply", "--auto-approve"]).expect(3);
+    check!(run, @"");
+    assert_eq!(world.updates(), []);
+}
+
+#[test]
+fn a_name_in_no_zone_of_ours_is_an_error_before_anything_is_ordered() {
+    let world = World::new();
+    world.configure(&[("away", "names: [shop.nowhere.test]"), ("shop", "names: [shop.example.test]")]);
+    let run = world.project.certplan(&["plan"]).expect(1);
+    check!(Run { stdout: run.stdout.lines().filter(|line| line.contains("away")).collect::<Vec<_>>().join("\n") + "\n", ..run }, @"");
+    let run = world.project.certplan(&["apply", "--auto-approve"]).expect(3);
+    assert_eq!((world.orders(), world.issued()), (1, 1), "the other is issued: {run}");
+}
+
+#[test]
+fn a_zone_that_lags_is_waited_for() {
+    let world = World::new();
+    world.configure(&[("shop", "names: [shop.example.test, \"*.shop.example.test\"]")]);
+    world.faults(|faults| faults.dns.lag = Duration::from_secs(3));
+    let _ = world.project.certplan(&["apply", "--auto-approve"]).expect(0);
+    assert_eq!((world.orders(), world.issued(), world.txt()), (1, 1, Vec::new()));
+}
+
+#[test]
+fn updates_that_fail_now_and_then_leave_nothing() {
+    let world = World::new();
+    world.configure(&[("shop", "names: [shop.example.test]")]);
+    world.faults(|faults| faults.dns.drop_after_commit_percent = 100);
+    let run = world.project.certplan(&["apply", "--auto-approve"]).expect(3);
+    assert!(run.stderr.contains("certificate/shop: error: "), "{run}");
+    world.faults(|faults| faults.dns.drop_after_commit_percent = 0);
+    let run = world.project.certplan(&["renew", "shop", "--auto-approve"]);
+    assert_eq!(run.code, Some(0), "{run}");
+    assert_eq!((world.issued(), world.txt()), (1, Vec::new()), "{run}");
+}
+
+#[test]
+fn a_clock_that_is_a_day_off_is_called_that() {
+    if !Command::new("faketime").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        println!("skipped: there is no `faketime`");
+        return;
+    }
+    for shift in ["-1d", "+1d"] {
+        let world = World::new();
+        world.configure(&[("shop", "names: [shop.example.test]")]);
+        let certplan = world.project.command(&[]);
+        let mut command = Command::new("faketime");
+        command.args(["-f", shift]).arg(certplan.get_program()).args(["apply", "--auto-approve"]);
+        command.current_dir(world.project.path()).env_clear();
+        for (name, value) in certplan.get_envs() {
+            if let Some(value) = value {
+                command.env(name, value);
+            }
+        }
+        let output = command.output().expect("faketime was there");
+        let run = Run {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        };
+        no_panic(&run);
+        assert_eq!(run.code, Some(3), "{shift}: {run}");
+        assert!(run.to_string().contains("clock") || run.to_string().contains("BADTIME"), "{shift}: {run}");
+        assert_eq!((world.updates().len(), world.issued()), (0, 0), "{shift}: {run}");
+        let _ = quiet_stdout(run);
+    }
+}

@@ -1,0 +1,10 @@
+//! Bad input and bad days: what was named in advance, and what follows from it.
+
+mod ca;
+mod disk;
+mod dns;
+mod forged;
+mod fuzz;
+mod input;
+mod secrets;
+mod state;

@@ -1,0 +1,338 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::project::Project;
+use crate::project::Run;
+use crate::world::World;
+use crate::world::check;
+
+fn fresh() -> Project {
+    let mut project = Project::new();
+    project.unset("CERTPLAN_AGE_KEY_FILE");
+    project
+}
+
+#[test]
+fn every_command_in_an_empty_folder_says_how_to_begin() {
+    let project = fresh();
+    for arguments in [
+        &["validate"][..],
+        &["plan"],
+        &["apply", "--auto-approve"],
+        &["show"],
+        &["renew", "shop"],
+        &["state", "list"],
+        &["key", "export", "shop", "--out", "key.pem"],
+    ] {
+        let run = project.certplan(arguments).expect(1);
+        assert_eq!(run.stdout, "", "{arguments:?}");
+        assert!(run.stderr.contains("certplan init"), "{arguments:?}: {run}");
+    }
+    check!(project.certplan(&["plan"]), @"
+    ------- stderr -------
+    error: there is no configuration at `certplan.yaml`
+    hint: `certplan init NAME --dns KIND --to FOLDER` writes a first configuration; `--config PATH` names another
+    [exit code: 1]
+    ");
+    check!(project.certplan(&["fmt"]), @"
+    ------- stderr -------
+    error: cannot read `certplan.yaml`: No such file or directory (os error 2)
+    [exit code: 1]
+    ");
+    check!(project.certplan(&["promote", "letsencrypt"]), @"
+    ------- stderr -------
+    error: cannot read `certplan.yaml`: No such file or directory (os error 2)
+    [exit code: 1]
+    ");
+}
+
+#[test]
+fn init_asks_for_what_it_needs() {
+    let project = fresh();
+    check!(project.certplan(&["init"]), @"
+    ------- stderr -------
+    error: the following required arguments were not provided:
+      --dns <KIND>
+      <NAME>...
+
+    Usage: certplan init --dns <KIND> <NAME>...
+
+    For more information, try '--help'.
+    [exit code: 64]
+    ");
+    check!(project.certplan(&["init", "shop.example.com", "--dns", "cloudfare"]), @"
+    ------- stderr -------
+    error: invalid value 'cloudfare' for '--dns <KIND>'
+      [possible values: powerdns, rfc2136]
+
+    For more information, try '--help'.
+    [exit code: 64]
+    ");
+    check!(project.certplan(&["init", "shop..example.com", "--dns", "rfc2136"]), @"
+    ------- stderr -------
+    Wrote certplan.yaml
+    Wrote [folder]/home/.config/certplan/identity.txt
+    Keep a copy of it in a safe place: without it, nobody can open what is sealed.
+
+    Look through the file and set what its comments ask for. Then:
+
+        certplan plan
+        certplan apply
+    [exit code: 0]
+    ");
+    check!(project.certplan(&["init", "192.0.2.1", "--dns", "rfc2136"]), @"
+    ------- stderr -------
+    error: `certplan.yaml` is there already; nothing was changed
+    hint: edit it, or write another with `--config PATH`
+    [exit code: 1]
+    ");
+    assert!(!project.path().join("certplan.yaml").exists());
+    assert!(!project.path().join("home/.config/certplan/identity.txt").exists(), "nothing is half done");
+}
+
+#[test]
+fn init_writes_a_configuration_that_is_valid_and_an_identity_that_is_private() {
+    let project = fresh();
+    check!(project.certplan(&["init", "shop.example.com", "--dns", "powerdns", "--to", "./out"]), @"
+    ------- stderr -------
+    Wrote certplan.yaml
+    Wrote [folder]/home/.config/certplan/identity.txt
+    Keep a copy of it in a safe place: without it, nobody can open what is sealed.
+
+    Look through the file and set what its comments ask for. Then:
+
+        certplan plan
+        certplan apply
+    [exit code: 0]
+    ");
+    let _ = project.certplan(&["validate"]).expect(0);
+    let identity = project.path().join("home/.config/certplan/identity.txt");
+    let mode = |path: &std::path::Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!(mode(&identity), 0o600);
+    assert_eq!(mode(identity.parent().expect("it has one")), 0o700);
+
+    let before = (project.read("certplan.yaml"), project.read("home/.config/certplan/identity.txt"));
+    check!(project.certplan(&["init", "other.example.com", "--dns", "rfc2136"]), @"");
+    let after = (project.read("certplan.yaml"), project.read("home/.config/certplan/identity.txt"));
+    assert_eq!(before, after, "init changes nothing where there is a configuration");
+
+    let run = project.certplan(&["fmt"]).expect(0);
+    assert_eq!(before.0, project.read("certplan.yaml"), "init writes what fmt would: {run}");
+}
+
+#[test]
+fn a_second_project_uses_the_identity_that_is_there() {
+    let project = fresh();
+    let _ = project.certplan(&["init", "a.example.com", "--dns", "rfc2136"]).expect(0);
+    let run =
+        project.certplan(&["init", "b.example.com", "--dns", "rfc2136", "--config", "b.yaml"]).expect(0);
+    assert!(!run.stderr.contains("identity.txt"), "{run}");
+    assert!(run.stderr.contains("certplan plan --config b.yaml"), "{run}");
+    let recipients = |file: &str| {
+        let text = project.read(file);
+        text.lines().find(|line| line.contains("recipients:")).expect("a line").to_owned()
+    };
+    assert_eq!(recipients("certplan.yaml"), recipients("b.yaml"));
+}
+
+#[test]
+fn init_without_a_home_says_what_to_set() {
+    let project = fresh();
+    let output = project
+        .command(&["init", "shop.example.com", "--dns", "rfc2136"])
+        .env_remove("HOME")
+        .output()
+        .expect("certplan starts");
+    let run = Run {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    };
+    check!(run, @"
+    ------- stderr -------
+    error: there is no home folder to keep an age identity in
+    hint: set CERTPLAN_AGE_KEY_FILE to the path of an identity
+    [exit code: 1]
+    ");
+    assert!(!project.path().join("certplan.yaml").exists());
+}
+
+#[test]
+fn promote_is_an_edit_that_one_can_review() {
+    let project = fresh();
+    let _ = project.certplan(&["init", "shop.example.com", "--dns", "rfc2136"]).expect(0);
+    check!(project.certplan(&["promote", "letsencrypt"]), @"
+    --- certplan.yaml
+    +++ certplan.yaml
+    @@ -9,3 +9,3 @@
+         acme:
+    -      directory: letsencrypt-staging # a rehearsal that browsers do not trust; `certplan promote letsencrypt` ends it
+    +      directory: letsencrypt # a rehearsal that browsers do not trust; `certplan promote letsencrypt` ends it
+           agree_tos: true # https://letsencrypt.org/repository/
+    ------- stderr -------
+
+    The certificates of this issuer are issued anew by the next apply: `certplan plan` shows them.
+    [exit code: 0]
+    ");
+    assert!(!project.read("certplan.yaml").contains("staging"));
+    check!(project.certplan(&["promote", "letsencrypt"]), @"
+    ------- stderr -------
+    error: the issuer `letsencrypt` does not use a staging directory
+    [exit code: 1]
+    ");
+    check!(project.certplan(&["promote", "nobody"]), @"
+    ------- stderr -------
+    error: there is no issuer `nobody` in this file
+    [exit code: 1]
+    ");
+}
+
+#[test]
+fn without_credentials_and_network_a_plan_says_what_is_missing() {
+    let project = Project::new();
+    project.write(
+        "certplan.yaml",
+        &format!(
+            "version: 1\nencryption: {{ recipients: [{}] }}\n\
+             issuers: {{ ca: {{ acme: {{ directory: \"https://127.0.0.1:1/directory\", agree_tos: true }} }} }}\n\
+             dns: {{ local: {{ rfc2136: {{ server: \"127.0.0.1:1\", tsig: {{ name: key, secret: {{ env: NO_SUCH_SECRET }} }} }} }} }}\n\
+             certificates:\n  shop:\n    issuer: ca\n    names: [shop.example.test]\n",
+            project.recipient()
+        ),
+    );
+    check!(project.certplan(&["plan"]), @"
+    Nothing to do now.
+
+    Warning: account/ca: the CA's directory could not be read: cannot connect for `GET https://[address]/directory`: Connection refused (os error 111); 1 certificate is planned without knowing its profiles and what an account needs
+
+    Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: the secret of the TSIG key `key.` is missing: environment variable `NO_SUCH_SECRET` is not set
+    [exit code: 1]
+    ");
+    check!(project.certplan(&["apply", "--auto-approve"]), @"
+    Nothing to do now.
+
+    Warning: account/ca: the CA's directory could not be read: cannot connect for `GET https://[address]/directory`: Connection refused (os error 111); 1 certificate is planned without knowing its profiles and what an account needs
+
+    Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: the secret of the TSIG key `key.` is missing: environment variable `NO_SUCH_SECRET` is not set
+    [exit code: 3]
+    ");
+    assert!(!project.path().join(".certplan").exists(), "nothing was issued, so there is no state");
+}
+
+#[test]
+fn nothing_to_do_is_quiet_and_quick() {
+    let world = World::with_shop();
+    let before = world.effects();
+    let started = Instant::now();
+    let run = world.project.certplan(&["apply", "--auto-approve"]);
+    let took = started.elapsed();
+    check!(run, @"
+    No changes. The certificate is as it should be. The next renewal is that of certificate/shop, in 60 days ([time]).
+    [exit code: 0]
+    ");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert_eq!(world.effects(), before);
+    let run = world.project.certplan(&["apply", "--auto-approve", "--json"]).expect(0);
+    assert_eq!(run.stderr, "");
+    assert!(run.stdout.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{run}");
+    let run = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
+    assert_eq!(run.stderr, "");
+}
+
+#[test]
+fn an_apply_tells_its_story() {
+    let world = World::new();
+    world.configure(&[("shop", "names: [shop.example.test]\n    deploy: [{ files: { directory: out } }]")]);
+    let run = world.project.certplan(&["apply", "--auto-approve"]);
+    check!(run, @"
+    Apply will do the following:
+      + create
+
+      # account/ca will be created
+      # config: the first certificate of this issuer needs an account
+      + account/ca
+          + directory: https://[address]/directory
+
+      # certificate/shop will be created
+      # config: it is new in the configuration
+      + certificate/shop
+          + names: shop.example.test
+          + issuer: ca
+          + key_type: ecdsa-p256
+          + deployment/shop/files-shop: [folder]/out/shop
+
+    Plan: 3 to add, 0 to change, 0 to remove.
+    ------- stderr -------
+    account/ca: account ready
+    certificate/shop: starting
+    certificate/shop: lease taken
+    certificate/shop: key sealed
+    certificate/shop: order created
+    certificate/shop: challenges read
+    certificate/shop: TXT records written
+    certificate/shop: TXT records visible
+    certificate/shop: names validated
+    certificate/shop: finalizing
+    certificate/shop: certificate issued
+    certificate/shop: TXT records removed
+    deployment/shop/files-shop: deployed
+    deployment/shop/files-shop: committed
+    certificate/shop: done, valid until [time]
+    Apply complete: 1 certificate as they should be.
+    [exit code: 0]
+    ");
+    check!(world.project.certplan(&["show", "certificate/shop"]), @"
+    certificate/shop
+      current         [sha256]
+      names           shop.example.test
+      issuer          ca (CN=certplan sandbox intermediate E1 3431f9, O=not trusted by anyone)
+      serial          [id]
+      valid           [time] to [time] (89 days left)
+      key             ecdsa-p256, sealed to [recipient]
+      deployed        files-shop at [folder]/out/shop, 80344a1cc77f since [time]
+    [exit code: 0]
+    ");
+    check!(world.project.certplan(&["state", "list"]), @"
+    account/ca
+    certificate/shop
+    deployment/shop/files-shop
+    [exit code: 0]
+    ");
+    let run = world.project.certplan(&["-q", "apply", "--auto-approve"]);
+    assert_eq!(run.stderr, "", "quiet says only what went wrong");
+}
+
+#[test]
+fn the_demo_prints_lines_in_the_order_in_which_they_happen() {
+    let project = Project::new();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let mut command = project.command(&["demo", "--directory", "demo"]);
+    let mut child = command
+        .stdout(writer.try_clone().expect("a second end"))
+        .stderr(writer)
+        .spawn()
+        .expect("certplan starts");
+    drop(command);
+    let text = std::io::read_to_string(reader).expect("text");
+    assert_eq!(child.wait().expect("it ends").code(), Some(0), "{text}");
+    let position = |needle: &str| text.find(needle).unwrap_or_else(|| panic!("no `{needle}` in:\n{text}"));
+    let order = [
+        "$ cat certplan.yaml",
+        "$ certplan validate",
+        "The configuration is valid",
+        "$ certplan plan",
+        "$ certplan apply --auto-approve",
+        "certificate/shop: starting",
+        "Apply complete",
+        "$ certplan show certificate/shop",
+        "That is the main job",
+    ];
+    assert!(order.map(position).is_sorted(), "{text}");
+    // The plan is shown before it is carried out, as on a terminal.
+    let apply = &text[position("$ certplan apply --auto-approve")..];
+    assert!(apply.find("shop.example.test") < apply.find("certificate/shop: starting"), "{apply}");
+    let run = project.certplan(&["demo", "--directory", "demo"]).expect(1);
+    assert!(run.stderr.contains("is not empty"), "{run}");
+}

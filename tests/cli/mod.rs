@@ -1,0 +1,5 @@
+//! The command line as somebody meets it who has never used it.
+
+mod first_steps;
+mod help;
+mod usage;

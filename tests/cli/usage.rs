@@ -1,0 +1,315 @@
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+
+use crate::project::Project;
+use crate::project::Run;
+use crate::world::World;
+use crate::world::check;
+use crate::world::no_panic;
+
+fn with_certificate() -> Project {
+    let project = Project::new();
+    project.write(
+        "certplan.yaml",
+        &format!(
+            "version: 1\nencryption: {{ recipients: [{}] }}\n\
+             issuers: {{ ca: {{ acme: {{ directory: \"https://127.0.0.1:1/directory\", agree_tos: true }} }} }}\n\
+             dns: {{ local: {{ rfc2136: {{ server: \"127.0.0.1:1\", tsig: {{ name: key, secret: {{ env: NO_SUCH_SECRET }} }} }} }} }}\n\
+             certificates:\n  shop:\n    issuer: ca\n    names: [shop.example.test]\n    labels: {{ team: checkout }}\n",
+            project.recipient()
+        ),
+    );
+    project
+}
+
+#[test]
+fn wrong_flags_are_wrong_usage() {
+    let project = Project::new();
+    check!(project.certplan(&["plan", "--autoapprove"]), @"
+    ------- stderr -------
+    error: unexpected argument '--autoapprove' found
+
+    Usage: certplan plan [OPTIONS]
+
+    For more information, try '--help'.
+    [exit code: 64]
+    ");
+    check!(project.certplan(&["aply"]), @"
+    ------- stderr -------
+    error: unrecognized subcommand 'aply'
+
+      tip: a similar subcommand exists: 'apply'
+
+    Usage: certplan [OPTIONS] <COMMAND>
+
+    For more information, try '--help'.
+    [exit code: 64]
+    ");
+    check!(project.certplan(&["apply", "--parallelism", "0"]), @"
+    ------- stderr -------
+    error: invalid value '0' for '--parallelism <N>': give a number between 1 and 1024
+
+    For more information, try '--help'.
+    [exit code: 64]
+    ");
+    check!(project.certplan(&["apply", "--lock-timeout", "soon"]), @"
+    ------- stderr -------
+    error: invalid value 'soon' for '--lock-timeout <TIME>': give a time such as 30s, 5m or 1h
+
+    For more information, try '--help'.
+    [exit code: 64]
+    ");
+    check!(project.certplan(&["apply", "--continue"]), @"
+    ------- stderr -------
+    error: the following required arguments were not provided:
+      <PLANFILE>
+
+    Usage: certplan apply --continue <PLANFILE>
+
+    For more information, try '--help'.
+    [exit code: 64]
+    ");
+    check!(project.certplan(&["plan", "--only", "everything"]), @"
+    ------- stderr -------
+    error: invalid value 'everything' for '--only <CAUSE>'
+      [possible values: config, drift, renewals]
+
+    For more information, try '--help'.
+    [exit code: 64]
+    ");
+    check!(project.certplan(&["plan", "--replace", "shop"]), @"
+    ------- stderr -------
+    error: invalid value 'shop' for '--replace <ADDRESS>': `shop` is not an address: use `certificate/NAME`, `deployment/NAME/TARGET` or `account/ISSUER`
+
+    For more information, try '--help'.
+    [exit code: 64]
+    ");
+    check!(project.certplan(&["renew"]), @"
+    ------- stderr -------
+    error: the following required arguments were not provided:
+      <ADDRESS>...
+
+    Usage: certplan renew <ADDRESS>...
+
+    For more information, try '--help'.
+    [exit code: 64]
+    ");
+    check!(project.certplan(&["sandbox", "--bad-nonce-rate", "101"]), @"
+    ------- stderr -------
+    error: invalid value '101' for '--bad-nonce-rate <PERCENT>': 101 is not in 0..=100
+
+    For more information, try '--help'.
+    [exit code: 64]
+    ");
+    check!(project.certplan(&["sandbox", "--ari-window", "0.9-0.1"]), @"
+    ------- stderr -------
+    error: invalid value '0.9-0.1' for '--ari-window <WINDOW>': give `default`, `now`, `none`, or two fractions of the lifetime: 0.5-0.6
+
+    For more information, try '--help'.
+    [exit code: 64]
+    ");
+}
+
+#[test]
+fn a_label_is_a_key_and_a_value() {
+    let project = with_certificate();
+    check!(project.certplan(&["plan", "--label", "team"]), @"
+    ------- stderr -------
+    error: `--label team` is not KEY=VALUE
+    hint: for example `--label team=checkout`
+    [exit code: 64]
+    ");
+    check!(project.certplan(&["plan", "--label", "=checkout"]), @"
+    Nothing to do now.
+
+    Error: the selection matches nothing
+      `certplan plan` without a selection shows the addresses; globs are matched against `certificate/NAME` and `deployment/NAME/TARGET`
+    [exit code: 1]
+    ");
+}
+
+#[test]
+fn a_selection_that_matches_nothing_is_an_error() {
+    let project = with_certificate();
+    check!(project.certplan(&["plan", "--address", "certificate/shup"]), @"
+    Nothing to do now.
+
+    Error: the selection matches nothing
+      `certplan plan` without a selection shows the addresses; globs are matched against `certificate/NAME` and `deployment/NAME/TARGET`
+    [exit code: 1]
+    ");
+    check!(project.certplan(&["plan", "-l", "team=payments"]), @"
+    Nothing to do now.
+
+    Error: the selection matches nothing
+      `certplan plan` without a selection shows the addresses; globs are matched against `certificate/NAME` and `deployment/NAME/TARGET`
+    [exit code: 1]
+    ");
+    check!(project.certplan(&["apply", "--auto-approve", "--exclude", "**"]), @"
+    Nothing to do now.
+
+    Error: the selection matches nothing
+      `certplan plan` without a selection shows the addresses; globs are matched against `certificate/NAME` and `deployment/NAME/TARGET`
+    [exit code: 0]
+    ");
+    let run = project.certplan(&["plan", "--replace", "certificate/shup"]);
+    check!(run, @"
+    Nothing to do now.
+
+    Warning: account/ca: the CA's directory could not be read: cannot connect for `GET https://[address]/directory`: Connection refused (os error 111); 1 certificate is planned without knowing its profiles and what an account needs
+
+    Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: the secret of the TSIG key `key.` is missing: environment variable `NO_SUCH_SECRET` is not set
+
+    Error: certificate/shup: `--replace` names what is not in the configuration
+    [exit code: 1]
+    ");
+}
+
+#[test]
+fn unknown_addresses_are_named() {
+    let project = with_certificate();
+    check!(project.certplan(&["show", "certificate/shup"]), @"
+    ------- stderr -------
+    error: state knows no `certificate/shup`
+    hint: `certplan state list` shows what there is
+    [exit code: 1]
+    ");
+    check!(project.certplan(&["state", "rm", "certificate/shup"]), @"
+    ------- stderr -------
+    error: state knows no `certificate/shup`
+    hint: `certplan state list` shows what there is
+    [exit code: 1]
+    ");
+    check!(project.certplan(&["state", "rm", "account/ca"]), @"
+    ------- stderr -------
+    error: an account is not forgotten: its key would be lost, and with it every order
+    hint: remove the issuer from the configuration; its account stays in state for when it comes back
+    [exit code: 1]
+    ");
+    check!(project.certplan(&["state", "mv", "certificate/shup", "certificate/other"]), @"
+    ------- stderr -------
+    error: state knows no `certificate/shup`
+    hint: `certplan state list` shows what there is
+    [exit code: 1]
+    ");
+    check!(project.certplan(&["state", "mv", "certificate/shop", "account/ca"]), @"
+    ------- stderr -------
+    error: only certificates are renamed: `certplan state mv certificate/OLD certificate/NEW`
+    [exit code: 64]
+    ");
+    check!(project.certplan(&["renew", "shup"]), @"
+    ------- stderr -------
+    error: `certificate/shup` is not in the configuration
+    hint: `certplan state list` shows what there is
+    [exit code: 1]
+    ");
+    check!(project.certplan(&["renew", "account/ca"]), @"
+    ------- stderr -------
+    error: invalid value 'account/ca' for '<ADDRESS>...': give the address of a certificate: certificate/NAME
+
+    For more information, try '--help'.
+    [exit code: 64]
+    ");
+    check!(project.certplan(&["key", "export", "shup", "--out", "key.pem"]), @"
+    ------- stderr -------
+    error: state knows no `certificate/shup`
+    [exit code: 1]
+    ");
+    check!(project.certplan(&["state", "unlock", "certificate/shop"]), @"
+    ------- stderr -------
+    Nobody holds the lease of certificate/shop.
+    [exit code: 0]
+    ");
+    check!(project.certplan(&["show", "no-such-file"]), @"
+    ------- stderr -------
+    error: cannot read `no-such-file`: No such file or directory (os error 2)
+    hint: give an address such as certificate/NAME, or a file that `certplan plan --out` saved
+    [exit code: 1]
+    ");
+    assert!(!project.path().join("key.pem").exists());
+    assert!(!project.path().join(".certplan").exists(), "looking writes nothing");
+}
+
+#[test]
+fn arguments_need_not_be_utf8() {
+    let project = with_certificate();
+    let invalid = OsStr::from_bytes(b"no\xffthing");
+    for arguments in [
+        vec![invalid],
+        vec![OsStr::new("show"), invalid],
+        vec![OsStr::new("plan"), OsStr::new("--address"), invalid],
+        vec![OsStr::new("apply"), invalid],
+        vec![OsStr::new("validate"), OsStr::new("--config"), invalid],
+        vec![OsStr::new("plan"), OsStr::new("--out"), invalid, OsStr::new("--refresh=false")],
+    ] {
+        let output = project.command(&[]).args(&arguments).output().expect("certplan starts");
+        let run = Run {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        };
+        no_panic(&run);
+        assert!(matches!(run.code, Some(0 | 1 | 64)), "{arguments:?}: {run}");
+    }
+}
+
+#[test]
+fn control_characters_of_an_argument_are_shown_and_not_obeyed() {
+    let project = with_certificate();
+    for arguments in [["show", "a\u{1b}[31mred"], ["apply", "a\u{1b}[31mred"], ["promote", "a\u{1b}[31mred"]]
+    {
+        let run = project.certplan(&arguments);
+        no_panic(&run);
+        assert!(!run.stderr.contains("\u{1b}[31mred"), "{run:?}");
+    }
+}
+
+#[test]
+fn a_file_that_begins_with_a_dash_can_be_named() {
+    let project = with_certificate();
+    let run = project.certplan(&["show", "--", "-plan"]).expect(1);
+    assert!(run.stderr.contains("`-plan`"), "{run}");
+}
+
+#[test]
+fn without_a_terminal_nothing_is_guessed() {
+    let world = World::new();
+    world.configure(&[("shop", "names: [shop.example.test]")]);
+    let run = world.project.certplan(&["apply"]);
+    let run = Run { stdout: String::new(), ..run };
+    check!(run, @"
+    ------- stderr -------
+    error: there is no terminal to ask on; nothing was applied
+    hint: apply without asking with `--auto-approve`, or apply a saved plan
+    [exit code: 1]
+    ");
+    assert_eq!(world.effects(), [0, 0, 0]);
+    assert!(!world.state_folder().exists());
+}
+
+#[test]
+fn a_reader_that_went_away_is_no_error() {
+    let project = with_certificate();
+    let mut child = project
+        .command(&["schema"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("certplan starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn a_plan_is_saved_for_its_owner_only_and_never_over_a_folder() {
+    let world = World::new();
+    world.configure(&[("shop", "names: [shop.example.test]")]);
+    fs::create_dir(world.project.path().join("taken")).expect("the folder is writable");
+    let run = world.project.certplan(&["plan", "--out", "taken"]).expect(1);
+    assert!(run.stderr.contains("cannot write `taken`"), "{run}");
+    let run = world.project.certplan(&["plan", "--out", "no/such/folder"]).expect(1);
+    assert!(run.stderr.contains("cannot write `no/such/folder`"), "{run}");
+}
