@@ -11,6 +11,7 @@ use crate::apply::Outcome;
 use crate::apply::Reporter;
 use crate::apply::World;
 use crate::dns01::ZoneWriters;
+use crate::plan::ExitClass;
 use crate::plan::Plan;
 use crate::plan::SavedPlan;
 use crate::plan::verify;
@@ -195,7 +196,7 @@ async fn perform(
     let reporter: Arc<dyn Reporter> = match (&lines, &live) {
         (Some(lines), _) => Arc::<JsonLines>::clone(lines),
         (None, Some(live)) => Arc::<Live>::clone(live),
-        (None, None) => Arc::new(Lines::new(ui)),
+        (None, None) => Arc::new(Lines::new(ui, certificates)),
     };
     let state = project.state();
     let lineage = match &planned.lineage {
@@ -244,22 +245,20 @@ fn conclude(plan: &Plan, outcome: &Outcome, stale: bool, args: &WorkArgs, ui: Ui
         !matches!(error, ApplyError::Lease(_) | ApplyError::Interrupted) && !error.is_deferral()
     });
     if !plan.is_empty() && !args.json {
-        let certificates = |count: usize| match count {
+        let done = match outcome.done.len() {
             1 => "1 certificate is as it should be".to_owned(),
             count => format!("{count} certificates are as they should be"),
         };
         match failed {
-            0 => ui.say(&format!("Apply complete: {}.", certificates(done))),
-            _ => ui.alert(&format!("Apply ended: {}, {failed} failed.", certificates(done))),
+            0 => ui.say(&format!("Apply complete: {done}.")),
+            _ => ui.alert(&format!("Apply ended: {done}, {failed} failed.")),
         }
     }
-    // What stands in the way of everything is an error of the run; what stands in the way of one address fails that one.
-    let has_errors = !plan.errors.is_empty();
-    let nothing_done = plan.is_empty() && plan.errors.iter().all(|error| error.address.is_none());
+    let planned = plan.exit_class();
     match () {
         () if interrupted => Exit::Interrupted,
-        () if has_errors && nothing_done => Exit::Error,
-        () if others || has_errors => Exit::Partial,
+        () if others || planned == ExitClass::Error => Exit::Partial,
+        () if planned == ExitClass::Refused => Exit::Refused,
         () if stale => Exit::Stale,
         () if locked => Exit::Locked,
         () if (deferred || !plan.deferred.is_empty()) && args.detailed_exitcode => Exit::Deferred,

@@ -18,6 +18,8 @@ use crate::dns01::Providers;
 use crate::dns01::Resolver;
 use crate::dns01::Surveyor;
 use crate::model::Address;
+use crate::model::Desired;
+use crate::model::Encryption;
 use crate::model::AriRecord;
 use crate::model::Fact;
 use crate::model::JournaledTxt;
@@ -33,7 +35,6 @@ use crate::plan::Prior;
 use crate::plan::PriorAccount;
 use crate::plan::PriorCertificate;
 use crate::refresh::Refresh;
-use crate::state::Sealer;
 use crate::state::Snapshot;
 
 use super::args::SelectionArgs;
@@ -131,8 +132,7 @@ pub(crate) async fn plan(
     context: &Context,
 ) -> Result<Planned, CliError> {
     let snapshot = project.state().snapshot().await?;
-    let sealer = project.sealer()?;
-    let prior = prior(&snapshot, sealer.as_deref());
+    let prior = prior(&snapshot, project.desired.encryption.as_ref());
     let mut observed = Observed::default();
     let refresh = Refresh {
         desired: &project.desired,
@@ -155,7 +155,7 @@ pub(crate) async fn plan(
     };
     let mut planned = plan::plan(&input);
     // What issuing needs is looked at only where something is to be issued: with the CA down and nothing due, a plan works.
-    let (issuers, names) = to_issue(&planned);
+    let (issuers, names) = to_issue(&planned, &project.desired);
     if options.refreshed && !names.is_empty() {
         refresh.prepare(&mut observed, &issuers, &names).await;
         let input = PlanInput {
@@ -181,14 +181,11 @@ fn selected(project: &Project, options: &PlanOptions, name: &Name) -> bool {
         || options.selection.addresses.iter().any(|glob| glob.starts_with("deployment/"))
 }
 
-fn prior(snapshot: &Snapshot, sealer: Option<&Sealer>) -> Prior {
-    let readable = |key| sealer.is_some_and(|sealer| sealer.can_open(key));
+fn prior(snapshot: &Snapshot, encryption: Option<&Encryption>) -> Prior {
     let mut prior = Prior::default();
     prior.lineage.clone_from(&snapshot.lineage);
     for (name, stored) in &snapshot.certificates {
-        let key_readable = stored.content.current.as_ref().is_some_and(|current| readable(&current.key));
-        let certificate =
-            PriorCertificate { record: stored.content.clone(), revision: stored.revision(), key_readable };
+        let certificate = PriorCertificate::new(stored.content.clone(), stored.revision(), encryption);
         prior.certificates.insert(name.clone(), certificate);
     }
     for (issuer, stored) in &snapshot.accounts {
@@ -200,12 +197,14 @@ fn prior(snapshot: &Snapshot, sealer: Option<&Sealer>) -> Prior {
     prior
 }
 
-fn to_issue(plan: &Plan) -> (BTreeSet<Name>, NameSet) {
+fn to_issue(plan: &Plan, desired: &Desired) -> (BTreeSet<Name>, NameSet) {
     let work = plan.work();
     let steps = || work.values().filter_map(|work| work.issue.as_ref());
+    let resumed = work.values().filter(|work| work.resume.is_some());
+    let resumed = resumed.filter_map(|work| desired.certificates.get(&work.name));
     (
         steps().map(|step| step.issuer.clone()).chain(plan.accounts()).collect(),
-        steps().flat_map(|step| step.names.iter().cloned()).collect(),
+        steps().flat_map(|step| &step.names).chain(resumed.flat_map(|wanted| &wanted.names)).cloned().collect(),
     )
 }
 

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::acme::AcmeClient;
 use crate::acme::AcmeSettings;
 use crate::config;
+use crate::config::Diagnostics;
 use crate::config::Loaded;
 use crate::config::Severity;
 use crate::dns01::ConfiguredDns;
@@ -38,7 +39,6 @@ use super::args::Global;
 use super::edge;
 use super::edge::EdgeSecrets;
 use super::error::CliError;
-use super::exit::Exit;
 use super::ui::Ui;
 
 /// What to do where there is no configuration.
@@ -166,28 +166,30 @@ impl Project {
     }
 }
 
-/// Loads the configuration and shows every warning and problem of it.
+/// Loads the configuration and shows every warning and problem of it, those of its providers' blocks among them.
 pub(crate) fn load(global: &Global, ui: Ui) -> Result<Loaded, CliError> {
-    match config::load(&global.config, &BUILTIN) {
-        Ok(loaded) => {
-            if !loaded.warnings.is_empty() {
-                ui.alert(loaded.warnings.render(ui.colors_stderr()).trim_end());
-            }
-            Ok(loaded)
-        }
-        Err(error) => Err(report(&error, &global.config, ui)),
+    let loaded = config::load(&global.config, &BUILTIN).map_err(|error| report(&error, &global.config, ui))?;
+    if !loaded.warnings.is_empty() {
+        ui.alert(loaded.warnings.render(ui.colors_stderr()).trim_end());
     }
+    let secrets: Arc<dyn SecretResolver> = EdgeSecrets::new(loaded.desired.base.clone());
+    let complaints = loaded.check_providers(&BUILTIN, &secrets, &user_agent());
+    if complaints.has_errors() {
+        return Err(problems(&complaints, ui));
+    }
+    Ok(loaded)
+}
+
+fn problems(diagnostics: &Diagnostics, ui: Ui) -> CliError {
+    ui.alert(diagnostics.render(ui.colors_stderr()).trim_end());
+    let count = diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
+    let problems = if count == 1 { "1 problem".to_owned() } else { format!("{count} problems") };
+    CliError::new(format!("the configuration has {problems}"))
 }
 
 fn report(error: &config::LoadError, path: &Path, ui: Ui) -> CliError {
     match error.diagnostics() {
-        Some(diagnostics) => {
-            ui.alert(diagnostics.render(ui.colors_stderr()).trim_end());
-            let count =
-                diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
-            let problems = if count == 1 { "1 problem".to_owned() } else { format!("{count} problems") };
-            CliError::new(format!("the configuration has {problems}")).with_exit(Exit::Error)
-        }
+        Some(diagnostics) => problems(diagnostics, ui),
         None => {
             let problem = CliError::new(message_of(error));
             match error {

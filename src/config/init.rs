@@ -5,10 +5,6 @@ use serde_json::Value;
 use super::schema;
 use crate::registry::Registry;
 
-/// What is remarked beside a staging directory; it goes when the issuer is promoted.
-pub(super) const REHEARSAL: &str =
-    "a rehearsal that browsers do not trust; `certplan promote letsencrypt` ends it";
-
 /// What a first configuration is about.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -43,7 +39,10 @@ pub fn render(options: &InitOptions, registry: &Registry) -> String {
     let names: Vec<String> = options.names.iter().map(|name| scalar(name)).collect();
     let (directory, remark) = match options.production {
         true => ("letsencrypt", "Let's Encrypt's production"),
-        false => ("letsencrypt-staging", REHEARSAL),
+        false => (
+            "letsencrypt-staging",
+            "a rehearsal that browsers do not trust; `certplan promote letsencrypt` ends it",
+        ),
     };
     let contact = options
         .contact

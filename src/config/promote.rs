@@ -5,9 +5,6 @@ use std::collections::BTreeSet;
 use super::convert::ca::Ca;
 use super::diagnostic::Report;
 use super::diagnostic::quoted;
-use super::init::REHEARSAL;
-use super::node;
-use super::node::LIMITS;
 use super::node::Node;
 use super::parser;
 use super::parser::LIMITS;
@@ -59,9 +56,7 @@ pub fn edit(text: &str, issuer: &str) -> Result<String, PromoteError> {
             production.name
         }
     };
-    let edited = replace(text, text.len() - source.text.len(), &places, replacement);
-    // What `init` remarks about staging is not true any more.
-    Ok(edited.replace(&format!(" # {REHEARSAL}"), ""))
+    Ok(replace(text, text.len() - source.text.len(), &places, replacement))
 }
 
 fn unknown(issuer: &str) -> PromoteError {

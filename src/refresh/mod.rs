@@ -142,12 +142,11 @@ impl Refresh<'_> {
             .filter(|(_, record)| record.current.is_some())
             .map(|(name, record)| {
                 let mut endpoints: BTreeSet<&Endpoint> = BTreeSet::new();
-                match self.desired.certificates.get(*name) {
-                    Some(desired) => endpoints.extend(desired.endpoints()),
-                    // It left the configuration: a removal looks at where it served.
-                    None => endpoints
-                        .extend(record.deployments.values().flat_map(|deployment| &deployment.verify)),
+                if let Some(desired) = self.desired.certificates.get(*name) {
+                    endpoints.extend(desired.endpoints());
                 }
+                // What is deployed and no longer wanted is removed only where it has ceased to serve.
+                endpoints.extend(record.deployments.values().flat_map(|deployment| &deployment.verify));
                 (*name, endpoints)
             })
             .filter(|(_, endpoints)| !endpoints.is_empty())
