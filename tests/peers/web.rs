@@ -57,7 +57,7 @@ fn serve<S: WebServer>(formats: &str, start: impl Fn(&Path) -> Option<S>) {
     // A reload that fails: the old one keeps serving, and the new one is not lost.
     story.targets = target(&test, r#"["/bin/sh", "-c", "exit 7"]"#);
     story.configure(SHOP);
-    story.project.certplan(&["apply", "--auto-approve"]);
+    let _ = story.project.certplan(&["apply", "--auto-approve"]);
     let failed =
         story.project.certplan(&["apply", "--auto-approve", "--replace", "certificate/shop"]).expect(3);
     assert!(failed.stderr.contains("deployment/shop/web"), "{failed}");
