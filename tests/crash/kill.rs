@@ -7,7 +7,7 @@ use super::world::World;
 use super::world::kill;
 
 /// Starts a run and kills it when it reports its `position`-th event; whether it ended before.
-fn killed_at_event(world: &World, arguments: &[&str], position: usize) -> bool {
+pub(super) fn killed_at_event(world: &World, arguments: &[&str], position: usize) -> bool {
     let (mut child, lines) = world.project.apply_events(arguments);
     let seen = lines.take(position).filter(Result::is_ok).count();
     kill_unless_ended(&mut child, seen < position)

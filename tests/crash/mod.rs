@@ -3,6 +3,7 @@
 
 mod kill;
 mod lost;
+mod resumed;
 mod shared;
 mod signals;
 mod world;

@@ -148,8 +148,7 @@ async fn the_preferred_chain_is_chosen_among_those_of_the_ca() {
 fn common_name(pem: &str) -> String {
     let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
     let certificate = pem.parse_x509().unwrap();
-    let name = certificate.subject().iter_common_name().next().unwrap().as_str().unwrap().to_owned();
-    name
+    certificate.subject().iter_common_name().next().unwrap().as_str().unwrap().to_owned()
 }
 
 fn issuer_of_last(chain: &str) -> String {

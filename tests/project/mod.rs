@@ -28,7 +28,6 @@ pub struct Project {
 
 /// What a run of certplan left.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use]
 pub struct Run {
     /// The exit code; `None` when it was killed.
     pub code: Option<i32>,
@@ -45,7 +44,7 @@ impl fmt::Display for Run {
         if !self.stderr.is_empty() {
             write!(f, "------- stderr -------\n{}", self.stderr)?;
         }
-        write!(f, "[exit code: {}]", self.code.map_or("none".to_owned(), |code| code.to_string()))
+        write!(f, "[exit code: {}]", self.code.map_or_else(|| "none".to_owned(), |code| code.to_string()))
     }
 }
 
@@ -122,6 +121,7 @@ impl Project {
     }
 
     /// Runs certplan to its end.
+    #[must_use]
     pub fn certplan(&self, arguments: &[&str]) -> Run {
         let output = self.command(arguments).output().expect("certplan starts");
         Run {
