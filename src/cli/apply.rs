@@ -240,14 +240,20 @@ fn conclude(plan: &Plan, outcome: &Outcome, stale: bool, args: &WorkArgs, ui: Ui
         !matches!(error, ApplyError::Lease(_) | ApplyError::Interrupted) && !error.is_deferral()
     });
     if !plan.is_empty() && !args.json {
-        let certificates = |count: usize| match count {
-            1 => "1 certificate is as it should be".to_owned(),
-            count => format!("{count} certificates are as they should be"),
-        };
-        let done = outcome.done.len();
+        let waiting = outcome.failed.values().filter(|error| error.is_deferral()).count();
+        let counts = [
+            (outcome.done.len(), "certificate is as it should be", "certificates are as they should be"),
+            (failed - waiting, "failed", "failed"),
+            (waiting, "has to wait", "have to wait"),
+        ];
+        let counts: Vec<String> = counts
+            .into_iter()
+            .filter(|(count, ..)| *count > 0)
+            .map(|(count, one, many)| format!("{count} {}", if count == 1 { one } else { many }))
+            .collect();
         match failed {
-            0 => ui.say(&format!("Apply complete: {}.", certificates(done))),
-            _ => ui.alert(&format!("Apply ended: {}, {failed} failed.", certificates(done))),
+            0 => ui.say(&format!("Apply complete: {}.", counts.join(", "))),
+            _ => ui.alert(&format!("Apply ended: {}.", counts.join(", "))),
         }
     }
     // What stands in the way of everything is an error of the run; what stands in the way of one address fails that one.
