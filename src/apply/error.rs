@@ -295,6 +295,10 @@ impl ApplyError {
             Self::NotServed { .. } => {
                 "the previous certificate was brought back; look at the server's own log"
             }
+            Self::Lease(error) => return error.hint().map(str::to_owned),
+            Self::Seal(SealError::NoIdentity { .. }) => {
+                "CERTPLAN_AGE_KEY_FILE names the file of an identity that it is sealed to; CERTPLAN_AGE_KEY holds it itself"
+            }
             Self::State(error) => return error.each().find_map(StateError::hint).map(str::to_owned),
             Self::Stale { .. } => "run `certplan plan` again and review what it shows now",
             Self::Unencrypted => "`certplan init` makes an identity and shows the two lines to add",

@@ -245,13 +245,20 @@ fn conclude(plan: &Plan, outcome: &Outcome, stale: bool, args: &WorkArgs, ui: Ui
         !matches!(error, ApplyError::Lease(_) | ApplyError::Interrupted) && !error.is_deferral()
     });
     if !plan.is_empty() && !args.json {
-        let done = match outcome.done.len() {
-            1 => "1 certificate is as it should be".to_owned(),
-            count => format!("{count} certificates are as they should be"),
-        };
+        let waiting = outcome.failed.values().filter(|error| error.is_deferral()).count();
+        let counts = [
+            (outcome.done.len(), "certificate is as it should be", "certificates are as they should be"),
+            (failed - waiting, "failed", "failed"),
+            (waiting, "has to wait", "have to wait"),
+        ];
+        let counts: Vec<String> = counts
+            .into_iter()
+            .filter(|(count, ..)| *count > 0)
+            .map(|(count, one, many)| format!("{count} {}", if count == 1 { one } else { many }))
+            .collect();
         match failed {
-            0 => ui.say(&format!("Apply complete: {done}.")),
-            _ => ui.alert(&format!("Apply ended: {done}, {failed} failed.")),
+            0 => ui.say(&format!("Apply complete: {}.", counts.join(", "))),
+            _ => ui.alert(&format!("Apply ended: {}.", counts.join(", "))),
         }
     }
     let planned = plan.exit_class();

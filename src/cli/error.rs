@@ -70,9 +70,9 @@ fn advice(error: &dyn Any) -> (Option<String>, Exit) {
     if let Some(error) = error.downcast_ref::<StateError>() {
         return (error.each().find_map(StateError::hint).map(str::to_owned), Exit::Error);
     }
-    if let Some(LeaseError::Held { .. }) = error.downcast_ref::<LeaseError>() {
-        let help = "wait with `--lock-timeout 5m`; if that run is surely dead, `certplan state unlock ADDRESS` frees it";
-        return (Some(help.to_owned()), Exit::Locked);
+    if let Some(error) = error.downcast_ref::<LeaseError>() {
+        let exit = if matches!(error, LeaseError::Held { .. }) { Exit::Locked } else { Exit::Error };
+        return (error.hint().map(str::to_owned), exit);
     }
     (error.downcast_ref::<SealError>().and_then(seal_hint).map(str::to_owned), Exit::Error)
 }
@@ -85,6 +85,9 @@ const fn seal_hint(error: &SealError) -> Option<&'static str> {
         SealError::IdentityFile { .. } => {
             Some("CERTPLAN_AGE_KEY_FILE names the file, or ~/.config/certplan/identity.txt is it")
         }
+        SealError::NoIdentity { .. } => Some(
+            "CERTPLAN_AGE_KEY_FILE names the file of an identity that it is sealed to; CERTPLAN_AGE_KEY holds it itself",
+        ),
         _ => None,
     }
 }

@@ -79,10 +79,7 @@ impl StateError {
             }
             Self::NoLineage { .. } => "restore `state.json` from a backup or version control",
             Self::TooNew { .. } => "use the certplan version that wrote it, or a newer one",
-            Self::Store(StoreError::Full { .. }) => "make room and run the command again: nothing was lost",
-            Self::Store(StoreError::Denied { .. }) => {
-                "check who owns the state and whether its place is read-only"
-            }
+            Self::Store(error) => return error.hint(),
             _ => return None,
         })
     }

@@ -385,6 +385,19 @@ pub enum LeaseError {
     Store(#[from] StoreError),
 }
 
+impl LeaseError {
+    /// What the user can do about it.
+    pub const fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Held { .. } => Some(
+                "wait for it with `--lock-timeout 5m`; if that run is surely dead, `certplan state unlock ADDRESS` frees it",
+            ),
+            Self::Store(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
 fn shown(holder: Option<&Holder>) -> String {
     holder.map_or_else(|| "an unknown run".to_owned(), ToString::to_string)
 }

@@ -154,3 +154,14 @@ pub enum StoreError {
         reason: String,
     },
 }
+
+impl StoreError {
+    /// What the user can do about it.
+    pub const fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Full { .. } => Some("make room and run the command again: nothing was lost"),
+            Self::Denied { .. } => Some("check who owns the state and whether its place is read-only"),
+            _ => None,
+        }
+    }
+}

@@ -17,7 +17,12 @@ fn with_the_dns_server_down_nothing_is_ordered() {
     let config = world.config(&[("shop", "names: [shop.example.test]")]);
     let config = config.replace(&world.sandbox.dns_address().to_string(), "127.0.0.1:1");
     world.project.write("certplan.yaml", &config);
-    check!(world.project.certplan(&["plan"]), @"");
+    check!(world.project.certplan(&["plan"]), @"
+    Nothing to do now.
+
+    Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: cannot connect to the DNS server `[address]` at [address]: Connection refused (os error 111)
+    [exit code: 1]
+    ");
     let _ = world.project.certplan(&["apply", "--auto-approve"]).expect(3);
     assert_eq!(world.effects(), [0, 0, 0]);
 }
@@ -39,7 +44,12 @@ fn a_wrong_tsig_secret_is_called_that() {
     world.project.set(SECRET, "d3Jvbmcgc2VjcmV0IHdyb25nIHNlY3JldCB3cm9uZyE=");
     let run = world.project.certplan(&["apply", "--auto-approve"]).expect(3);
     assert!(run.to_string().contains("BADSIG") || run.to_string().contains("TSIG"), "{run}");
-    check!(run, @"");
+    check!(run, @"
+    Nothing to do now.
+
+    Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: the server knows the TSIG key `certplan-sandbox.`, but with another secret (BADSIG): copy the secret again from its configuration
+    [exit code: 3]
+    ");
     assert_eq!(world.updates(), []);
     assert_eq!(world.issued(), 0);
 }
@@ -50,7 +60,12 @@ fn a_wrong_tsig_key_name_is_called_that() {
     let config = world.config(&[("shop", "names: [shop.example.test]")]);
     world.project.write("certplan.yaml", &config.replace("name: certplan-sandbox", "name: nobody"));
     let run = world.project.certplan(&["apply", "--auto-approve"]).expect(3);
-    check!(run, @"");
+    check!(run, @"
+    Nothing to do now.
+
+    Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: the server does not know the TSIG key `nobody.` with the algorithm `hmac-sha256`, or does not allow it here (BADKEY): name and algorithm must be as in its configuration, and in Knot an `acl` of the zone must name the key
+    [exit code: 3]
+    ");
     assert_eq!(world.updates(), []);
 }
 
@@ -59,7 +74,10 @@ fn a_name_in_no_zone_of_ours_is_an_error_before_anything_is_ordered() {
     let world = World::new();
     world.configure(&[("away", "names: [shop.nowhere.test]"), ("shop", "names: [shop.example.test]")]);
     let run = world.project.certplan(&["plan"]).expect(1);
-    check!(Run { stdout: run.stdout.lines().filter(|line| line.contains("away")).collect::<Vec<_>>().join("\n") + "\n", ..run }, @"");
+    check!(Run { stdout: run.stdout.lines().filter(|line| line.contains("away")).collect::<Vec<_>>().join("\n") + "\n", ..run }, @"
+    Error: certificate/away: where the challenge for `shop.nowhere.test` goes could not be found out: no DNS provider has a zone for `_acme-challenge.shop.nowhere.test` (asked: local): add one under `dns:`, give its credential access to the zone, or delegate the name with a CNAME into a zone of a configured provider
+    [exit code: 1]
+    ");
     let run = world.project.certplan(&["apply", "--auto-approve"]).expect(3);
     assert_eq!((world.orders(), world.issued()), (1, 1), "the other is issued: {run}");
 }
@@ -74,13 +92,13 @@ fn a_zone_that_lags_is_waited_for() {
 }
 
 #[test]
-fn updates_that_fail_now_and_then_leave_nothing() {
+fn updates_that_the_server_refuses_leave_nothing() {
     let world = World::new();
     world.configure(&[("shop", "names: [shop.example.test]")]);
-    world.faults(|faults| faults.dns.drop_after_commit_percent = 100);
+    world.faults(|faults| faults.dns.fail_updates_percent = 100);
     let run = world.project.certplan(&["apply", "--auto-approve"]).expect(3);
     assert!(run.stderr.contains("certificate/shop: error: "), "{run}");
-    world.faults(|faults| faults.dns.drop_after_commit_percent = 0);
+    world.faults(|faults| faults.dns.fail_updates_percent = 0);
     let run = world.project.certplan(&["renew", "shop", "--auto-approve"]);
     assert_eq!(run.code, Some(0), "{run}");
     assert_eq!((world.issued(), world.txt()), (1, Vec::new()), "{run}");

@@ -128,7 +128,6 @@ fn what_is_no_file_is_not_read() {
     check!(project.certplan(&["plan"]), @"
     ------- stderr -------
     error: `certplan.yaml` is not a regular file: configurations are not read through links or devices
-    hint: `certplan init NAME --dns KIND --to FOLDER` writes a first configuration; `--config PATH` names another
     [exit code: 1]
     ");
     fs::remove_file(&path).expect("it is there");
@@ -137,15 +136,47 @@ fn what_is_no_file_is_not_read() {
     check!(project.certplan(&["plan"]), @"
     ------- stderr -------
     error: `certplan.yaml` is not a regular file: configurations are not read through links or devices
-    hint: `certplan init NAME --dns KIND --to FOLDER` writes a first configuration; `--config PATH` names another
     [exit code: 1]
     ");
-    check!(project.certplan(&["promote", "ca"]), @"");
-    check!(project.certplan(&["fmt"]), @"");
-    check!(project.certplan(&["apply", "certplan.yaml", "--config", "elsewhere.yaml"]), @"");
-    check!(project.certplan(&["show", "certplan.yaml"]), @"");
-    check!(project.certplan(&["validate", "--config", "/dev/zero"]), @"");
-    check!(project.certplan(&["show", "/dev/zero"]), @"");
+    check!(project.certplan(&["promote", "ca"]), @"
+    ------- stderr -------
+    error: `certplan.yaml` is not a regular file
+    [exit code: 1]
+    ");
+    check!(project.certplan(&["fmt"]), @"
+    ------- stderr -------
+    error: `certplan.yaml` is not a regular file
+    [exit code: 1]
+    ");
+    check!(project.certplan(&["apply", "certplan.yaml", "--config", "elsewhere.yaml"]), @"
+    ------- stderr -------
+    error[missing-key]: the key `certificates` is missing
+     --> elsewhere.yaml:1:1
+      |
+    1 | version: 1
+      | ^^^^^^^
+      |
+      = help: add `certificates: { ... }`
+    error: the configuration has 1 problem
+    [exit code: 1]
+    ");
+    check!(project.certplan(&["show", "certplan.yaml"]), @"
+    ------- stderr -------
+    error: `certplan.yaml` is not a regular file
+    hint: give an address such as certificate/NAME, or a file that `certplan plan --out` saved
+    [exit code: 1]
+    ");
+    check!(project.certplan(&["validate", "--config", "/dev/zero"]), @"
+    ------- stderr -------
+    error: `/dev/zero` is not a regular file: configurations are not read through links or devices
+    [exit code: 1]
+    ");
+    check!(project.certplan(&["show", "/dev/zero"]), @"
+    ------- stderr -------
+    error: `/dev/zero` is not a regular file
+    hint: give an address such as certificate/NAME, or a file that `certplan plan --out` saved
+    [exit code: 1]
+    ");
 }
 
 #[test]
@@ -167,7 +198,6 @@ fn octets_that_are_no_text_are_named_with_their_line() {
     check!(project.certplan(&["validate"]), @"
     ------- stderr -------
     error: `certplan.yaml` is not UTF-8 in line 2
-    hint: `certplan init NAME --dns KIND --to FOLDER` writes a first configuration; `--config PATH` names another
     [exit code: 1]
     ");
     check!(project.certplan(&["fmt"]), @"
@@ -376,7 +406,7 @@ fn nothing_is_issued_without_encryption() {
       | ^^^^^^^^^^
       |
       = help: add `encryption: { recipients: [age1...] }` with the recipient that `certplan init` prints
-    [exit code: 0]
+    [exit code: 1]
     ");
     assert_eq!(world.effects(), [0, 0, 0]);
 }

@@ -32,8 +32,13 @@ pub(super) fn with_checksum(text: &str, change: impl Fn(&str) -> String) -> Stri
 /// Every command halts with the object's name and what to do, and changes nothing anywhere.
 #[track_caller]
 fn halts(world: &World, what: &str, object: &str) {
+    halts_at(world, what, object, &COMMANDS);
+}
+
+#[track_caller]
+fn halts_at(world: &World, what: &str, object: &str, commands: &[&[&str]]) {
     let before = (tree(world.project.path()), world.effects());
-    for arguments in COMMANDS {
+    for &arguments in commands {
         let run = world.project.certplan(arguments);
         no_panic(&run);
         assert_eq!(run.code, Some(1), "{what}: {arguments:?}: {run}");
@@ -77,9 +82,19 @@ fn a_certificates_object_that_is_damaged_halts_with_its_name() {
         halts(&world, what, "certificates/shop.json");
     }
     fs::write(&path, &good[..good.len() / 2]).expect("own file");
-    check!(world.project.certplan(&["plan"]), @"");
+    check!(world.project.certplan(&["plan"]), @"
+    ------- stderr -------
+    error: `./.certplan/state/projects/default/certificates/shop.json` is not usable as state: its checksum does not match: it was truncated, damaged or edited by hand
+    hint: restore the file from a backup or version control; to give up what it remembers, move it away by hand
+    [exit code: 1]
+    ");
     fs::write(&path, &newer).expect("own file");
-    check!(world.project.certplan(&["plan"]), @"");
+    check!(world.project.certplan(&["plan"]), @"
+    ------- stderr -------
+    error: `./.certplan/state/projects/default/certificates/shop.json` has format 2, and this certplan knows formats up to 1
+    hint: use the certplan version that wrote it, or a newer one
+    [exit code: 1]
+    ");
     fs::write(&path, &foreign).expect("own file");
     let run = world.project.certplan(&["plan"]);
     assert!(run.stderr.contains("two states were mixed"), "{run}");
@@ -97,7 +112,9 @@ fn the_objects_of_the_state_and_the_account_halt_likewise() {
             [("truncated", &good[..good.len() / 2]), ("empty", &b""[..]), ("an empty object", b"{}")]
         {
             fs::write(&path, bytes).expect("own file");
-            halts(&world, what, object);
+            // A certificate alone can be forgotten, renamed or exported without its account.
+            let commands = if object == "state.json" { &COMMANDS[..] } else { &COMMANDS[..5] };
+            halts_at(&world, what, object, commands);
         }
         fs::write(&path, &good).expect("own file");
     }
@@ -105,7 +122,12 @@ fn the_objects_of_the_state_and_the_account_halt_likewise() {
     let aside = world.project.path().join("aside.json");
     fs::rename(&path, &aside).expect("own file");
     halts(&world, "missing", "state.json");
-    check!(world.project.certplan(&["apply", "--auto-approve"]), @"");
+    check!(world.project.certplan(&["apply", "--auto-approve"]), @"
+    ------- stderr -------
+    error: `./.certplan/state/state.json` is missing, but there are other objects of a state: `./.certplan/state/projects/default/certificates/shop.json`
+    hint: restore `state.json` from a backup or version control
+    [exit code: 1]
+    ");
 }
 
 #[test]
@@ -116,7 +138,12 @@ fn an_object_in_the_place_of_another_is_not_taken_for_it() {
     let (shop, blog) = (world.object("shop"), world.object("blog"));
     let good = fs::read(&shop).expect("it is there");
     fs::copy(&blog, &shop).expect("own file");
-    check!(world.project.certplan(&["plan"]), @"");
+    check!(world.project.certplan(&["plan"]), @"
+    ------- stderr -------
+    error: `./.certplan/state/projects/default/certificates/shop.json` is not usable as state: it is the object `projects/default/certificates/blog.json` in the wrong place
+    hint: restore the file from a backup or version control; to give up what it remembers, move it away by hand
+    [exit code: 1]
+    ");
     halts(&world, "swapped", "certificates/shop.json");
     let other = World::with_shop();
     fs::copy(other.object("shop"), &shop).expect("own file");
@@ -137,7 +164,14 @@ fn several_damaged_objects_are_all_named() {
     let _ = world.project.certplan(&["apply", "--auto-approve"]).expect(0);
     fs::write(world.object("shop"), "").expect("own file");
     fs::write(world.object("blog"), "{}").expect("own file");
-    check!(world.project.certplan(&["plan"]), @"");
+    check!(world.project.certplan(&["plan"]), @"
+    ------- stderr -------
+    error: 2 state objects cannot be used:
+      `./.certplan/state/projects/default/certificates/blog.json` is not usable as state: it does not start like a state object
+      `./.certplan/state/projects/default/certificates/shop.json` is not usable as state: it is empty
+    hint: restore the file from a backup or version control; to give up what it remembers, move it away by hand
+    [exit code: 1]
+    ");
 }
 
 #[test]
@@ -159,21 +193,50 @@ fn another_identity_or_none_opens_nothing_and_plans_all_the_same() {
     world.project.set("CERTPLAN_AGE_KEY_FILE", &other.path().join("identity.txt").display().to_string());
     let effects = world.effects();
     let _ = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
-    check!(world.project.certplan(&["key", "export", "shop", "--out", "key.pem"]), @"");
+    check!(world.project.certplan(&["key", "export", "shop", "--out", "key.pem"]), @"
+    ------- stderr -------
+    error: none of the identities opens the sealed key: it is sealed to `[recipient]`, and tried were `[recipient]`
+    hint: CERTPLAN_AGE_KEY_FILE names the file of an identity that it is sealed to; CERTPLAN_AGE_KEY holds it itself
+    [exit code: 1]
+    ");
     let run = world.project.certplan(&["renew", "shop", "--auto-approve"]);
-    check!(Run { stdout: String::new(), ..run }, @"");
+    check!(Run { stdout: String::new(), ..run }, @"
+    ------- stderr -------
+    certificate/shop: starting
+    certificate/shop: lease taken
+    certificate/shop: key sealed
+    certificate/shop: error: none of the identities opens the sealed key: it is sealed to `[recipient]`, and tried were `[recipient]`
+      hint: CERTPLAN_AGE_KEY_FILE names the file of an identity that it is sealed to; CERTPLAN_AGE_KEY holds it itself
+    Apply ended: 1 failed.
+    [exit code: 3]
+    ");
     assert_eq!(world.effects(), effects);
 
     world.project.unset("CERTPLAN_AGE_KEY_FILE");
     let _ = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
-    check!(world.project.certplan(&["key", "export", "shop", "--out", "key.pem"]), @"");
+    check!(world.project.certplan(&["key", "export", "shop", "--out", "key.pem"]), @"
+    ------- stderr -------
+    error: none of the identities opens the sealed key: it is sealed to `[recipient]`, and tried were none, for there is no identity
+    hint: CERTPLAN_AGE_KEY_FILE names the file of an identity that it is sealed to; CERTPLAN_AGE_KEY holds it itself
+    [exit code: 1]
+    ");
     world.project.set("CERTPLAN_AGE_KEY_FILE", "no-such-identity");
-    check!(world.project.certplan(&["key", "export", "shop", "--out", "key.pem"]), @"");
+    check!(world.project.certplan(&["key", "export", "shop", "--out", "key.pem"]), @"
+    ------- stderr -------
+    error: cannot read the identity file `no-such-identity`: No such file or directory (os error 2)
+    hint: CERTPLAN_AGE_KEY_FILE names the file, or ~/.config/certplan/identity.txt is it
+    [exit code: 1]
+    ");
     world.project.write("broken", "AGE-SECRET-KEY-1TYPO\n");
     world.project.set("CERTPLAN_AGE_KEY_FILE", "broken");
     let run = world.project.certplan(&["key", "export", "shop", "--out", "key.pem"]);
     assert!(!run.stderr.contains("TYPO"), "a mistyped identity is not shown: {run}");
-    check!(run, @"");
+    check!(run, @"
+    ------- stderr -------
+    error: line 1 of `broken` is no age identity
+    hint: an identity is one line that begins with AGE-SECRET-KEY-1, as `age-keygen` writes it
+    [exit code: 1]
+    ");
     assert!(!world.project.path().join("key.pem").exists());
     assert_eq!(world.effects(), effects);
 }

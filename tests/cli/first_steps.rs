@@ -38,12 +38,14 @@ fn every_command_in_an_empty_folder_says_how_to_begin() {
     ");
     check!(project.certplan(&["fmt"]), @"
     ------- stderr -------
-    error: cannot read `certplan.yaml`: No such file or directory (os error 2)
+    error: there is no configuration at `certplan.yaml`
+    hint: `certplan init NAME --dns KIND --to FOLDER` writes a first configuration; `--config PATH` names another
     [exit code: 1]
     ");
     check!(project.certplan(&["promote", "letsencrypt"]), @"
     ------- stderr -------
-    error: cannot read `certplan.yaml`: No such file or directory (os error 2)
+    error: there is no configuration at `certplan.yaml`
+    hint: `certplan init NAME --dns KIND --to FOLDER` writes a first configuration; `--config PATH` names another
     [exit code: 1]
     ");
 }
@@ -72,21 +74,13 @@ fn init_asks_for_what_it_needs() {
     ");
     check!(project.certplan(&["init", "shop..example.com", "--dns", "rfc2136"]), @"
     ------- stderr -------
-    Wrote certplan.yaml
-    Wrote [folder]/home/.config/certplan/identity.txt
-    Keep a copy of it in a safe place: without it, nobody can open what is sealed.
-
-    Look through the file and set what its comments ask for. Then:
-
-        certplan plan
-        certplan apply
-    [exit code: 0]
+    error: `shop..example.com` cannot be in a certificate: the name has an empty label
+    [exit code: 64]
     ");
     check!(project.certplan(&["init", "192.0.2.1", "--dns", "rfc2136"]), @"
     ------- stderr -------
-    error: `certplan.yaml` is there already; nothing was changed
-    hint: edit it, or write another with `--config PATH`
-    [exit code: 1]
+    error: `192.0.2.1` cannot be in a certificate: an IP address cannot be validated through DNS
+    [exit code: 64]
     ");
     assert!(!project.path().join("certplan.yaml").exists());
     assert!(!project.path().join("home/.config/certplan/identity.txt").exists(), "nothing is half done");
@@ -169,7 +163,7 @@ fn promote_is_an_edit_that_one_can_review() {
     @@ -9,3 +9,3 @@
          acme:
     -      directory: letsencrypt-staging # a rehearsal that browsers do not trust; `certplan promote letsencrypt` ends it
-    +      directory: letsencrypt # a rehearsal that browsers do not trust; `certplan promote letsencrypt` ends it
+    +      directory: letsencrypt
            agree_tos: true # https://letsencrypt.org/repository/
     ------- stderr -------
 
@@ -229,7 +223,7 @@ fn nothing_to_do_is_quiet_and_quick() {
     let run = world.project.certplan(&["apply", "--auto-approve"]);
     let took = started.elapsed();
     check!(run, @"
-    No changes. The certificate is as it should be. The next renewal is that of certificate/shop, in 60 days ([time]).
+    No changes. The certificate is as it should be. The next renewal is that of certificate/shop, in [some] days ([time]).
     [exit code: 0]
     ");
     assert!(took < Duration::from_secs(5), "{took:?}");
@@ -280,18 +274,18 @@ fn an_apply_tells_its_story() {
     deployment/shop/files-shop: deployed
     deployment/shop/files-shop: committed
     certificate/shop: done, valid until [time]
-    Apply complete: 1 certificate as they should be.
+    Apply complete: 1 certificate is as it should be.
     [exit code: 0]
     ");
     check!(world.project.certplan(&["show", "certificate/shop"]), @"
     certificate/shop
       current         [sha256]
       names           shop.example.test
-      issuer          ca (CN=certplan sandbox intermediate E1 3431f9, O=not trusted by anyone)
+      issuer          ca (CN=certplan sandbox intermediate E1 [tag], O=not trusted by anyone)
       serial          [id]
-      valid           [time] to [time] (89 days left)
+      valid           [time] to [time] ([some] days left)
       key             ecdsa-p256, sealed to [recipient]
-      deployed        files-shop at [folder]/out/shop, 80344a1cc77f since [time]
+      deployed        files-shop at [folder]/out/shop, [short] since [time]
     [exit code: 0]
     ");
     check!(world.project.certplan(&["state", "list"]), @"

@@ -121,11 +121,10 @@ fn a_label_is_a_key_and_a_value() {
     [exit code: 64]
     ");
     check!(project.certplan(&["plan", "--label", "=checkout"]), @"
-    Nothing to do now.
-
-    Error: the selection matches nothing
-      `certplan plan` without a selection shows the addresses; globs are matched against `certificate/NAME` and `deployment/NAME/TARGET`
-    [exit code: 1]
+    ------- stderr -------
+    error: `--label =checkout` is not KEY=VALUE
+    hint: for example `--label team=checkout`
+    [exit code: 64]
     ");
 }
 
@@ -151,7 +150,7 @@ fn a_selection_that_matches_nothing_is_an_error() {
 
     Error: the selection matches nothing
       `certplan plan` without a selection shows the addresses; globs are matched against `certificate/NAME` and `deployment/NAME/TARGET`
-    [exit code: 0]
+    [exit code: 1]
     ");
     let run = project.certplan(&["plan", "--replace", "certificate/shup"]);
     check!(run, @"
@@ -201,7 +200,7 @@ fn unknown_addresses_are_named() {
     check!(project.certplan(&["renew", "shup"]), @"
     ------- stderr -------
     error: `certificate/shup` is not in the configuration
-    hint: `certplan state list` shows what there is
+    hint: the configuration has shop
     [exit code: 1]
     ");
     check!(project.certplan(&["renew", "account/ca"]), @"
@@ -214,6 +213,7 @@ fn unknown_addresses_are_named() {
     check!(project.certplan(&["key", "export", "shup", "--out", "key.pem"]), @"
     ------- stderr -------
     error: state knows no `certificate/shup`
+    hint: `certplan state list` shows what there is
     [exit code: 1]
     ");
     check!(project.certplan(&["state", "unlock", "certificate/shop"]), @"
