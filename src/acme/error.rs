@@ -254,6 +254,7 @@ fn in_words(detail: &str, now: Timestamp) -> Option<Duration> {
 }
 
 /// The server's own time, for ours may be off.
+#[expect(clippy::disallowed_methods, reason = "only where the server does not tell the time itself")]
 fn server_time(response: &Response) -> Timestamp {
     response
         .header(http::header::DATE)

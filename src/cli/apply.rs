@@ -15,6 +15,7 @@ use crate::plan::ExitClass;
 use crate::plan::Plan;
 use crate::plan::SavedPlan;
 use crate::plan::verify;
+use crate::state::LeaseError;
 
 use super::args::Global;
 use super::edge;
@@ -159,9 +160,9 @@ fn approve(ui: Ui) -> Result<(), CliError> {
 /// The first Ctrl-C lets what is in flight finish and persist; the second ends at once, and the journal still holds.
 fn interruptible(cancel: CancellationToken, ui: Ui) {
     tokio::spawn(async move {
-        let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(terminate) => terminate,
-            Err(_) => return,
+        let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        else {
+            return;
         };
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
@@ -206,8 +207,7 @@ async fn perform(
     };
     let leases = project.leases();
     let guard = Arc::new(apply::LeasedZones::new(Arc::clone(&leases), args.lock_timeout));
-    let mut options = ApplyOptions::default();
-    options.lock_timeout = args.lock_timeout;
+    let options = ApplyOptions { lock_timeout: args.lock_timeout, ..ApplyOptions::default() };
     let world = World {
         desired: Arc::clone(&project.desired),
         state,
@@ -239,11 +239,14 @@ async fn perform(
 fn conclude(plan: &Plan, outcome: &Outcome, stale: bool, args: &WorkArgs, ui: Ui) -> Exit {
     let failed = outcome.failed.len();
     let interrupted = outcome.failed.values().any(|error| matches!(error, ApplyError::Interrupted));
-    let locked = outcome.failed.values().any(|error| matches!(error, ApplyError::Lease(_)));
+    // A lease that could not be written is no other run's.
+    let is_locked = |error: &ApplyError| matches!(error, ApplyError::Lease(LeaseError::Held { .. }));
+    let locked = outcome.failed.values().any(is_locked);
     let deferred = outcome.failed.values().any(ApplyError::is_deferral);
-    let others = outcome.failed.values().any(|error| {
-        !matches!(error, ApplyError::Lease(_) | ApplyError::Interrupted) && !error.is_deferral()
-    });
+    let others = outcome
+        .failed
+        .values()
+        .any(|error| !is_locked(error) && !matches!(error, ApplyError::Interrupted) && !error.is_deferral());
     if !plan.is_empty() && !args.json {
         let waiting = outcome.failed.values().filter(|error| error.is_deferral()).count();
         let counts = [
@@ -262,8 +265,11 @@ fn conclude(plan: &Plan, outcome: &Outcome, stale: bool, args: &WorkArgs, ui: Ui
         }
     }
     let planned = plan.exit_class();
+    // What stands in the way of everything is an error of the run; what stands in the way of one address fails that one.
+    let nothing_done = plan.is_empty() && plan.errors.iter().all(|error| error.address.is_none());
     match () {
         () if interrupted => Exit::Interrupted,
+        () if planned == ExitClass::Error && nothing_done => Exit::Error,
         () if others || planned == ExitClass::Error => Exit::Partial,
         () if planned == ExitClass::Refused => Exit::Refused,
         () if stale => Exit::Stale,

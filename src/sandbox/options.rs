@@ -315,6 +315,7 @@ impl Clock {
 }
 
 impl Default for Clock {
+    #[expect(clippy::disallowed_methods, reason = "a server's own clock; tests bring theirs")]
     fn default() -> Self {
         Self::new(Timestamp::now)
     }

@@ -72,6 +72,8 @@ fn a_rate_limit_defers_and_is_remembered() {
     ");
     assert_eq!((world.orders(), world.txt()), (orders, Vec::new()));
 
+    let failures = &world.project.record("default", "blog")["content"]["failures"];
+    assert_eq!(failures["count"], 1, "{failures:#}");
     // The CA is not asked again before its time, although it would answer now.
     world.faults(|faults| faults.http.clear());
     let plan = world.plan(&["--detailed-exitcode"], 6);

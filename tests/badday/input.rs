@@ -406,6 +406,10 @@ fn nothing_is_issued_without_encryption() {
       | ^^^^^^^^^^
       |
       = help: add `encryption: { recipients: [age1...] }` with the recipient that `certplan init` prints
+    error: 1 certificate waits for `encryption:`: private keys are never stored in the clear
+    hint: add to the configuration, with the recipient that `certplan init` or `age-keygen` prints:
+    encryption:
+      recipients: [age1...]
     [exit code: 1]
     ");
     assert_eq!(world.effects(), [0, 0, 0]);

@@ -163,7 +163,7 @@ fn promote_is_an_edit_that_one_can_review() {
     @@ -9,3 +9,3 @@
          acme:
     -      directory: letsencrypt-staging # a rehearsal that browsers do not trust; `certplan promote letsencrypt` ends it
-    +      directory: letsencrypt
+    +      directory: letsencrypt # a rehearsal that browsers do not trust; `certplan promote letsencrypt` ends it
            agree_tos: true # https://letsencrypt.org/repository/
     ------- stderr -------
 
@@ -245,7 +245,7 @@ fn an_apply_tells_its_story() {
       + create
 
       # account/ca will be created
-      # config: the first certificate of this issuer needs an account
+      # config: certificates of this CA need an account
       + account/ca
           + directory: https://[address]/directory
 

@@ -150,6 +150,9 @@ fn a_selection_that_matches_nothing_is_an_error() {
 
     Error: the selection matches nothing
       `certplan plan` without a selection shows the addresses; globs are matched against `certificate/NAME` and `deployment/NAME/TARGET`
+    ------- stderr -------
+    error: the selection matches nothing
+    hint: `certplan plan` without a selection shows the addresses; globs are matched against `certificate/NAME` and `deployment/NAME/TARGET`
     [exit code: 1]
     ");
     let run = project.certplan(&["plan", "--replace", "certificate/shup"]);
