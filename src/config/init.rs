@@ -41,7 +41,7 @@ pub fn render(options: &InitOptions, registry: &Registry) -> String {
         true => ("letsencrypt", "Let's Encrypt's production"),
         false => (
             "letsencrypt-staging",
-            "a rehearsal that browsers do not trust; `certplan promote letsencrypt` ends it",
+            "letsencrypt-staging rehearses, browsers do not trust it; `certplan promote letsencrypt` ends that",
         ),
     };
     let contact = options

@@ -108,7 +108,12 @@ fn init_writes_a_configuration_that_is_valid_and_an_identity_that_is_private() {
     assert_eq!(mode(identity.parent().expect("it has one")), 0o700);
 
     let before = (project.read("certplan.yaml"), project.read("home/.config/certplan/identity.txt"));
-    check!(project.certplan(&["init", "other.example.com", "--dns", "rfc2136"]), @"");
+    check!(project.certplan(&["init", "other.example.com", "--dns", "rfc2136"]), @"
+    ------- stderr -------
+    error: `certplan.yaml` is there already; nothing was changed
+    hint: edit it, or write another with `--config PATH`
+    [exit code: 1]
+    ");
     let after = (project.read("certplan.yaml"), project.read("home/.config/certplan/identity.txt"));
     assert_eq!(before, after, "init changes nothing where there is a configuration");
 
@@ -162,8 +167,8 @@ fn promote_is_an_edit_that_one_can_review() {
     +++ certplan.yaml
     @@ -9,3 +9,3 @@
          acme:
-    -      directory: letsencrypt-staging # a rehearsal that browsers do not trust; `certplan promote letsencrypt` ends it
-    +      directory: letsencrypt # a rehearsal that browsers do not trust; `certplan promote letsencrypt` ends it
+    -      directory: letsencrypt-staging # letsencrypt-staging rehearses, browsers do not trust it; `certplan promote letsencrypt` ends that
+    +      directory: letsencrypt # letsencrypt-staging rehearses, browsers do not trust it; `certplan promote letsencrypt` ends that
            agree_tos: true # https://letsencrypt.org/repository/
     ------- stderr -------
 

@@ -14,6 +14,7 @@ use url::Url;
 pub struct PowerDnsConfig {
     /// Where the server's web server is: `http://127.0.0.1:8081`. A path before `/api/v1`, as a proxy may add one, belongs
     /// to it.
+    #[schemars(extend("examples" = ["http://127.0.0.1:8081"]))]
     pub url: String,
     /// The server's `api-key`.
     pub api_key: SecretRef,
