@@ -188,7 +188,7 @@ impl Apply {
         let address = Address::Certificate(journal.name().clone());
         // TXT values are removed whenever that is possible: an operation that goes on writes them again.
         let left = match self.remove_txt(journal).await {
-            Ok(()) => matches!(disposition, Disposition::Close { .. }),
+            Ok(()) => matches!(disposition, Disposition::Close),
             Err(cleanup) => {
                 self.reporter.report(Event::Warning {
                     address: address.clone(),
@@ -201,11 +201,12 @@ impl Apply {
             }
         };
         let failures = backoff::after(journal.record().failures.as_ref(), &error, self.now());
-        if left && let Some(operation) = &journal.record().operation {
-            if operation.stage < Stage::Issued {
-                self.state.delete_handoff(&operation.id).await?;
-                journal.record_mut().operation = None;
-            }
+        if left
+            && let Some(operation) = &journal.record().operation
+            && operation.stage < Stage::Issued
+        {
+            self.state.delete_handoff(&operation.id).await?;
+            journal.record_mut().operation = None;
         }
         journal.record_mut().failures = Some(failures);
         match journal.persist(Revise::Bump).await {

@@ -159,9 +159,9 @@ fn approve(ui: Ui) -> Result<(), CliError> {
 /// The first Ctrl-C lets what is in flight finish and persist; the second ends at once, and the journal still holds.
 fn interruptible(cancel: CancellationToken, ui: Ui) {
     tokio::spawn(async move {
-        let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(terminate) => terminate,
-            Err(_) => return,
+        let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        else {
+            return;
         };
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}
@@ -206,8 +206,7 @@ async fn perform(
     };
     let leases = project.leases();
     let guard = Arc::new(apply::LeasedZones::new(Arc::clone(&leases), args.lock_timeout));
-    let mut options = ApplyOptions::default();
-    options.lock_timeout = args.lock_timeout;
+    let options = ApplyOptions { lock_timeout: args.lock_timeout, ..ApplyOptions::default() };
     let world = World {
         desired: Arc::clone(&project.desired),
         state,

@@ -145,7 +145,8 @@ pub(crate) fn create_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
 pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
     let failed = |error: io::Error| CliError::new(format!("cannot write `{}`: {error}", path.display()));
     let permissions = fs::metadata(path).map_err(failed)?.permissions();
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder =
+        path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
     file.write_all(bytes).and_then(|()| file.as_file().set_permissions(permissions)).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;

@@ -18,9 +18,9 @@ use crate::dns01::Providers;
 use crate::dns01::Resolver;
 use crate::dns01::Surveyor;
 use crate::model::Address;
+use crate::model::AriRecord;
 use crate::model::Desired;
 use crate::model::Encryption;
-use crate::model::AriRecord;
 use crate::model::Fact;
 use crate::model::JournaledTxt;
 use crate::model::Name;
@@ -84,17 +84,17 @@ impl PlanArgs {
 
     /// What the pure plan takes of them.
     pub(crate) fn options(&self) -> Result<PlanOptions, CliError> {
-        let mut options = PlanOptions::default();
-        options.selection = self.selection.selection()?;
-        options.only = self.only.map(|only| match only {
-            OnlyArg::Config => Only::Config,
-            OnlyArg::Drift => Only::Drift,
-            OnlyArg::Renewals => Only::Renewals,
-        });
-        options.replace.clone_from(&self.replace);
-        options.allow_remove.clone_from(&self.allow_remove);
-        options.refreshed = self.refresh;
-        Ok(options)
+        Ok(PlanOptions {
+            selection: self.selection.selection()?,
+            only: self.only.map(|only| match only {
+                OnlyArg::Config => Only::Config,
+                OnlyArg::Drift => Only::Drift,
+                OnlyArg::Renewals => Only::Renewals,
+            }),
+            replace: self.replace.clone(),
+            allow_remove: self.allow_remove.clone(),
+            refreshed: self.refresh,
+        })
     }
 }
 
@@ -203,7 +203,11 @@ fn to_issue(plan: &Plan, desired: &Desired) -> (BTreeSet<Name>, NameSet) {
     let resumed = resumed.filter_map(|work| desired.certificates.get(&work.name));
     (
         steps().map(|step| step.issuer.clone()).chain(plan.accounts()).collect(),
-        steps().flat_map(|step| &step.names).chain(resumed.flat_map(|wanted| &wanted.names)).cloned().collect(),
+        steps()
+            .flat_map(|step| &step.names)
+            .chain(resumed.flat_map(|wanted| &wanted.names))
+            .cloned()
+            .collect(),
     )
 }
 

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::Path;
 
 use serde_json::json;
 
@@ -29,7 +29,7 @@ pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, Cli
     if let Some(what) = &args.what
         && what.parse::<Address>().is_err()
     {
-        return saved_plan(&PathBuf::from(what), args.json, ui);
+        return saved_plan(Path::new(what), args.json, ui);
     }
     let wanted = args.what.as_deref().map(str::parse::<Address>).transpose()?;
     let project = Project::load(global, ui)?;
@@ -71,7 +71,7 @@ pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, Cli
     Ok(Exit::Success)
 }
 
-fn saved_plan(path: &PathBuf, json: bool, ui: Ui) -> Result<Exit, CliError> {
+fn saved_plan(path: &Path, json: bool, ui: Ui) -> Result<Exit, CliError> {
     let bytes = edge::read_file(path).map_err(|error| {
         error
             .with_help("give an address such as certificate/NAME, or a file that `certplan plan --out` saved")

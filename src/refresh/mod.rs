@@ -240,10 +240,10 @@ impl Refresh<'_> {
         };
         match client.directory().await {
             Ok(directory) => Fact::Present(DirectoryFacts {
-                profiles: directory.profiles.clone(),
+                profiles: directory.profiles,
                 renewal_info: directory.renewal_info,
                 external_account_required: directory.external_account_required,
-                terms_of_service: directory.terms_of_service.clone(),
+                terms_of_service: directory.terms_of_service,
             }),
             Err(error) => Fact::Unknown(message_of(&error)),
         }

@@ -148,13 +148,12 @@ fn prepare(directory: Option<PathBuf>) -> Result<PathBuf, CliError> {
 }
 
 fn options(folder: &Path) -> Result<SandboxOptions, CliError> {
-    let mut options = SandboxOptions::default();
-    options.zones = vec![ZoneOptions::new("example.test".parse()?)];
-    options.folder = Some(folder.join("sandbox"));
-    let mut faults = Faults::default();
-    faults.certificate_lifetime = Some(LIFETIME);
-    options.faults = faults;
-    Ok(options)
+    Ok(SandboxOptions {
+        zones: vec![ZoneOptions::new("example.test".parse()?)],
+        folder: Some(folder.join("sandbox")),
+        faults: Faults { certificate_lifetime: Some(LIFETIME), ..Faults::default() },
+        ..SandboxOptions::default()
+    })
 }
 
 #[expect(clippy::disallowed_methods, reason = "the demo fills its own folder")]
