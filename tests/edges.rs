@@ -4,5 +4,6 @@
 
 mod badday;
 mod cli;
+#[allow(dead_code, reason = "the stories use the rest of it")]
 mod project;
 mod world;

@@ -35,6 +35,7 @@ use futures::TryStreamExt;
 use futures::stream;
 use jiff::Timestamp;
 use serde_json::json;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 /// How long the CA may take for one step.
@@ -85,6 +86,8 @@ pub(crate) struct Loop {
     provider: Arc<dyn DnsProvider>,
     context: Context,
     zone: Zone,
+    /// PowerDNS answers 500 when a zone is written twice at once: whoever has no writer per zone has to take turns.
+    turn: Mutex<()>,
 }
 
 /// An order whose value is to be published.
@@ -107,7 +110,7 @@ impl Loop {
         let provider = (factory.build)(&block, &build).unwrap_or_else(|_| panic!("the block is sound"));
         let context = Context::new(Timestamp::now(), CancellationToken::new());
         let zone = Zone { id: format!("{zone}."), name: Fqdn::new(zone).expect("it is a name") };
-        Self { session, provider, context, zone }
+        Self { session, provider, context, zone, turn: Mutex::default() }
     }
 
     /// Issues one certificate from the order to the removal of its TXT value.
@@ -169,6 +172,7 @@ impl Loop {
     }
 
     async fn change(&self, additions: Vec<TxtRecord>, removals: Vec<TxtRecord>) {
+        let _turn = self.turn.lock().await;
         let change = TxtChange { additions, removals, ttl: Duration::from_secs(60) };
         self.provider.change(&self.context, &self.zone, &change).await.expect("the server takes it");
     }

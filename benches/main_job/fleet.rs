@@ -117,6 +117,7 @@ struct Fleet<'a> {
     sealer: Sealer,
     target: Arc<dyn DeployTarget>,
     issuer: Issuer<'static, KeyPair>,
+    issuer_der: Vec<u8>,
     issuer_pem: String,
     context: Context,
 }
@@ -132,24 +133,24 @@ async fn populate(desired: &Desired, folder: &Path) {
     let factory = BUILTIN.target_factory(&wanted.kind).expect("it is built in");
     let build = BuildContext::new(Arc::new(NoSecrets), folder.to_owned(), "bench".to_owned());
     let target = (factory.build)(&wanted.block, &build).unwrap_or_else(|_| panic!("`{name}` is sound"));
-    let (issuer, issuer_pem) = intermediate();
+    let (issuer, issuer_der, issuer_pem) = intermediate();
     let context = Context::new(now, CancellationToken::new());
-    let fleet = Fleet { desired, state, lineage, sealer, target, issuer, issuer_pem, context };
+    let fleet = Fleet { desired, state, lineage, sealer, target, issuer, issuer_der, issuer_pem, context };
     stream::iter(desired.certificates.values())
         .for_each_concurrent(32, |certificate| fleet.issue(certificate))
         .await;
 }
 
 /// An intermediate as large as those of public CAs.
-fn intermediate() -> (Issuer<'static, KeyPair>, String) {
+fn intermediate() -> (Issuer<'static, KeyPair>, Vec<u8>, String) {
     let key = KeyPair::generate().expect("a key can be made");
     let mut parameters = CertificateParams::new(Vec::new()).expect("no names are sound names");
     parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     parameters.distinguished_name.push(DnType::CommonName, "An intermediate of a fleet");
     parameters.custom_extensions.push(padding(900));
     let certificate = parameters.self_signed(&key).expect("it can be signed");
-    let pem = certificate.pem();
-    (Issuer::new(parameters, key), pem)
+    let (der, pem) = (certificate.der().to_vec(), certificate.pem());
+    (Issuer::new(parameters, key), der, pem)
 }
 
 /// An extension that makes a certificate as large as those with all the extensions that public CAs write.
@@ -181,7 +182,7 @@ impl Fleet<'_> {
             .expect("it can be sealed");
         let bundle = Bundle {
             certificate: certificate.name.to_string(),
-            chain: vec![leaf.der().to_vec()],
+            chain: vec![leaf.der().to_vec(), self.issuer_der.clone()],
             chain_pem: chain_pem.clone(),
             key: key.to_private_key(),
             key_type: key.key_type(),

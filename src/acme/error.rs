@@ -254,7 +254,7 @@ fn in_words(detail: &str, now: Timestamp) -> Option<Duration> {
 }
 
 /// The server's own time, for ours may be off.
-#[expect(clippy::disallowed_methods, reason = "only where the server does not tell the time itself")]
+#[expect(clippy::disallowed_methods, reason = "our clock stands in for a server that sends no date")]
 fn server_time(response: &Response) -> Timestamp {
     response
         .header(http::header::DATE)

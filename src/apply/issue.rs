@@ -162,9 +162,14 @@ impl Apply {
         let operation = journal.operation()?;
         let profile = operation.profile.as_deref();
         let order = match session.new_order(&operation.names, profile, operation.replaces.as_deref()).await {
-            // The predecessor counts as replaced, by an order whose URL a killed run took with it: once more without.
-            Err(AcmeError::AlreadyReplaced { .. }) => {
-                session.new_order(&operation.names, profile, None).await?
+            // The predecessor counts as replaced, by an order whose URL a killed run took with it, or the CA stumbles over
+            // it, as when it has lost its order: once more without, for `replaces` is a favour and no need.
+            Err(AcmeError::AlreadyReplaced { .. } | AcmeError::Unavailable { retry_after: None, .. })
+                if operation.replaces.is_some() =>
+            {
+                let order = session.new_order(&operation.names, profile, None).await?;
+                journal.operation_mut()?.replaces = None;
+                order
             }
             other => other?,
         };

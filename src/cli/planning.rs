@@ -84,14 +84,13 @@ impl PlanArgs {
 
     /// What the pure plan takes of them.
     pub(crate) fn options(&self) -> Result<PlanOptions, CliError> {
-        let only = self.only.map(|only| match only {
-            OnlyArg::Config => Only::Config,
-            OnlyArg::Drift => Only::Drift,
-            OnlyArg::Renewals => Only::Renewals,
-        });
         Ok(PlanOptions {
             selection: self.selection.selection()?,
-            only,
+            only: self.only.map(|only| match only {
+                OnlyArg::Config => Only::Config,
+                OnlyArg::Drift => Only::Drift,
+                OnlyArg::Renewals => Only::Renewals,
+            }),
             replace: self.replace.clone(),
             allow_remove: self.allow_remove.clone(),
             refreshed: self.refresh,
@@ -133,11 +132,11 @@ pub(crate) async fn plan(
     context: &Context,
 ) -> Result<Planned, CliError> {
     let snapshot = project.state().snapshot().await?;
-    let prior = prior(&snapshot, project.desired.encryption.as_ref());
+    let prior = prior(snapshot, project.desired.encryption.as_ref());
     let mut observed = Observed::default();
     let refresh = Refresh {
         desired: &project.desired,
-        records: snapshot.certificates.iter().map(|(name, stored)| (name, &stored.content)).collect(),
+        records: prior.certificates.iter().map(|(name, known)| (name, &known.record)).collect(),
         issuers: &clients.issuers,
         providers: &clients.providers,
         lookup: clients.lookup.as_ref(),
@@ -168,10 +167,10 @@ pub(crate) async fn plan(
         };
         planned = plan::plan(&input);
     }
-    let ari = fresh_windows(&snapshot, &observed);
-    let operations = snapshot.certificates.values().filter_map(|stored| stored.content.operation.as_ref());
+    let ari = fresh_windows(&prior, &observed);
+    let operations = prior.certificates.values().filter_map(|known| known.record.operation.as_ref());
     let journaled = operations.map(|operation| (operation.id.clone(), operation.txt.clone())).collect();
-    Ok(Planned { plan: planned, lineage: snapshot.lineage.clone(), ari, journaled })
+    Ok(Planned { plan: planned, lineage: prior.lineage, ari, journaled })
 }
 
 fn selected(project: &Project, options: &PlanOptions, name: &Name) -> bool {
@@ -182,19 +181,18 @@ fn selected(project: &Project, options: &PlanOptions, name: &Name) -> bool {
         || options.selection.addresses.iter().any(|glob| glob.starts_with("deployment/"))
 }
 
-fn prior(snapshot: &Snapshot, encryption: Option<&Encryption>) -> Prior {
-    let mut prior = Prior::default();
-    prior.lineage.clone_from(&snapshot.lineage);
-    for (name, stored) in &snapshot.certificates {
-        let certificate = PriorCertificate::new(stored.content.clone(), stored.revision(), encryption);
-        prior.certificates.insert(name.clone(), certificate);
+/// What the plan knows of the past. It takes the records over: a large fleet's fill much memory.
+fn prior(snapshot: Snapshot, encryption: Option<&Encryption>) -> Prior {
+    let mut prior = Prior { lineage: snapshot.lineage, ..Prior::default() };
+    for (name, stored) in snapshot.certificates {
+        let revision = stored.revision();
+        prior.certificates.insert(name, PriorCertificate::new(stored.content, revision, encryption));
     }
-    for (issuer, stored) in &snapshot.accounts {
-        let account = PriorAccount { record: stored.content.clone(), revision: stored.revision() };
-        prior.accounts.insert(issuer.clone(), account);
+    for (issuer, stored) in snapshot.accounts {
+        let revision = stored.revision();
+        prior.accounts.insert(issuer, PriorAccount { record: stored.content, revision });
     }
-    prior.foreign_issuances =
-        snapshot.elsewhere.iter().flat_map(|usage| usage.issuances.iter().cloned()).collect();
+    prior.foreign_issuances = snapshot.elsewhere.into_iter().flat_map(|usage| usage.issuances).collect();
     prior
 }
 
@@ -214,10 +212,10 @@ fn to_issue(plan: &Plan, desired: &Desired) -> (BTreeSet<Name>, NameSet) {
 }
 
 /// The windows that this refresh asked the CA for, and that state does not have yet.
-fn fresh_windows(snapshot: &Snapshot, observed: &Observed) -> BTreeMap<Name, AriRecord> {
+fn fresh_windows(prior: &Prior, observed: &Observed) -> BTreeMap<Name, AriRecord> {
     let fresh = observed.ari.iter().filter_map(|(name, fact)| {
         let Fact::Present(window) = fact else { return None };
-        let known = snapshot.certificates.get(name).and_then(|stored| stored.content.ari.as_ref());
+        let known = prior.certificates.get(name).and_then(|known| known.record.ari.as_ref());
         (known != Some(window)).then(|| (name.clone(), window.clone()))
     });
     fresh.collect()

@@ -39,7 +39,9 @@ pub(crate) fn read(path: &Path) -> Result<Files, LoadError> {
     }
     let unreadable = |source| LoadError::Unreadable { path: path.to_owned(), source };
     let mut paths = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(unreadable)? {
+    #[expect(clippy::disallowed_methods, reason = "this module is where the configuration is read from disk")]
+    let entries = std::fs::read_dir(path).map_err(unreadable)?;
+    for entry in entries {
         let name = entry.map_err(unreadable)?.file_name();
         let hidden = name.as_encoded_bytes().starts_with(b".");
         if !hidden && Path::new(&name).extension().is_some_and(|extension| extension == "yaml") {

@@ -315,7 +315,7 @@ impl Clock {
 }
 
 impl Default for Clock {
-    #[expect(clippy::disallowed_methods, reason = "a server's own clock; tests bring theirs")]
+    #[expect(clippy::disallowed_methods, reason = "a CA of its own has a clock of its own")]
     fn default() -> Self {
         Self::new(Timestamp::now)
     }

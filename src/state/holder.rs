@@ -83,7 +83,7 @@ struct Process {
 }
 
 /// What the system tells about a process, where it has `/proc`.
-#[expect(clippy::disallowed_methods, reason = "whether a holder lives is told by the system it runs on")]
+#[expect(clippy::disallowed_methods, reason = "only the system tells whether a holder is alive")]
 fn process(pid: u32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the program's name in parentheses and may hold anything, so the fields after it are counted.
@@ -95,7 +95,7 @@ fn process(pid: u32) -> Option<Process> {
 }
 
 /// The identifier of the boot together with the namespace of process numbers: containers share the first only.
-#[expect(clippy::disallowed_methods, reason = "which boot this is, is told by the system")]
+#[expect(clippy::disallowed_methods, reason = "only the system tells which boot this is")]
 fn boot() -> Option<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let namespace = fs::read_link("/proc/self/ns/pid").ok()?;

@@ -21,6 +21,9 @@ const LARGEST: u64 = 1 << 20;
 #[derive(Clone, Default)]
 pub struct Identities {
     native: Vec<x25519::Identity>,
+    /// The recipient of each native identity: working one out takes a scalar multiplication, and a plan asks for it once
+    /// per certificate.
+    recipients: Vec<String>,
     plugins: Vec<plugin::Identity>,
     plugins_allowed: bool,
 }
@@ -96,7 +99,7 @@ impl Identities {
 
     /// The recipients of these identities, as far as they can be told: a plugin's are known to the plugin only.
     pub fn recipients(&self) -> Vec<String> {
-        self.native.iter().map(|identity| identity.to_public().to_string()).collect()
+        self.recipients.clone()
     }
 
     /// Whether there is none.
@@ -126,7 +129,7 @@ impl Identities {
                 .and_then(|rest| rest.strip_prefix(identity.plugin()))
                 .is_some_and(|rest| rest.starts_with('1'))
         };
-        self.native.iter().any(|identity| identity.to_public().to_string() == recipient)
+        self.recipients.iter().any(|own| own == recipient)
             || (self.plugins_allowed && self.plugins.iter().any(by_plugin))
     }
 
@@ -181,6 +184,7 @@ impl Identities {
                 return Err(SealError::ProtectedIdentity { origin: origin.to_owned() });
             }
             if let Ok(identity) = line.parse::<x25519::Identity>() {
+                self.recipients.push(identity.to_public().to_string());
                 self.native.push(identity);
             } else if let Ok(identity) = line.parse::<plugin::Identity>() {
                 self.plugins.push(identity);

@@ -1,7 +1,6 @@
 //! The ACME client against real servers, and against one that misbehaves.
 
-#![allow(clippy::disallowed_methods, reason = "tests make their own world")]
-#![allow(clippy::unwrap_used, reason = "all of it is test code")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "all of it is test code")]
 
 mod fake;
 mod faults;

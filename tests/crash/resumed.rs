@@ -189,3 +189,25 @@ async fn a_large_change_killed_at_any_event_comes_to_the_same_end() {
     }
     panic!("no run completed");
 }
+
+/// As Pebble does now and then: `could not find an order for the given certificate (serverInternal)`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_stumbles_over_the_predecessor_is_asked_without_it() {
+    let world = World::new().await;
+    world.finish();
+    let mut faults = world.sandbox.faults();
+    let endpoint = certplan::sandbox::Endpoint::NewOrder;
+    let mut rule = certplan::sandbox::FaultRule::once(HttpFault::ServerError, endpoint, 0);
+    // As often as one request is repeated.
+    rule.times = Some(4);
+    faults.http.push(rule);
+    world.sandbox.set_faults(faults);
+    let _ = world.project.certplan(&["renew", "shop", "--auto-approve"]).expect(0);
+    world.judge();
+    let replaced = world.sandbox.ledger().entries().into_iter().rev().find_map(|entry| match entry.event {
+        Event::OrderCreated { replaces, .. } => Some(replaces),
+        _ => None,
+    });
+    assert_eq!(replaced, Some(None), "the order names no predecessor");
+    assert_eq!(evidence::content(&world.project, "shop")["issuances"][1]["replaces"], false);
+}

@@ -1,8 +1,11 @@
 //! The sandbox, judged by clients that do not share its code: lego, nsupdate, knsupdate, dig, instant-acme, and a bare
 //! client that can be told to do things wrong.
 
-#![allow(clippy::disallowed_methods, reason = "tests make their own world")]
-#![expect(clippy::unwrap_used, reason = "clippy takes helpers of integration tests for code that ships")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "clippy takes helpers of integration tests for code that ships"
+)]
 
 mod acme;
 mod client;

@@ -24,6 +24,7 @@ use rustix::fs::Timespec;
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 use crate::account::Owners;
@@ -45,6 +46,10 @@ use crate::store::foreign;
 
 /// How long to wait for another run that holds the lock, when the context sets no deadline.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Looking is short and mostly answered from the page cache: more threads than these only get into each other's way, each
+/// with a stack and a memory pool of its own.
+static LOOKS: Semaphore = Semaphore::const_new(8);
 
 /// Files on this machine.
 #[derive(Debug)]
@@ -141,6 +146,8 @@ impl DeployTarget for FilesTarget {
 
     async fn observe(&self, _: &Context, slot: &Slot) -> Result<Option<Deployed>, ProviderError> {
         let place = Place::from_slot(slot)?;
+        // Never closed, so that there is always a permit to come.
+        let _permit = LOOKS.acquire().await.ok();
         blocking(move || look(&place)).await
     }
 
