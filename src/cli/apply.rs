@@ -240,7 +240,9 @@ fn conclude(plan: &Plan, outcome: &Outcome, stale: bool, args: &WorkArgs, ui: Ui
     let failed = outcome.failed.len();
     let interrupted = outcome.failed.values().any(|error| matches!(error, ApplyError::Interrupted));
     // A lease that could not be written is no other run's.
-    let is_locked = |error: &ApplyError| matches!(error, ApplyError::Lease(LeaseError::Held { .. }));
+    let is_locked = |error: &ApplyError| {
+        matches!(error, ApplyError::Lease(LeaseError::Held { .. } | LeaseError::Lost { .. }))
+    };
     let locked = outcome.failed.values().any(is_locked);
     let deferred = outcome.failed.values().any(ApplyError::is_deferral);
     let others = outcome
