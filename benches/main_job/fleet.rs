@@ -173,10 +173,8 @@ impl Fleet<'_> {
         let facts = CertificateFacts::from_der(leaf.der()).expect("it is a certificate");
         let chain_pem = format!("{}{}", leaf.pem(), self.issuer_pem).replace("\r\n", "\n");
         let key = CertificateKey::from_pkcs8(&key.serialize_der()).expect("it is a key");
-        let place = Place {
-            lineage: self.lineage.clone(),
-            address: Address::Certificate(certificate.name.clone()),
-        };
+        let place =
+            Place { lineage: self.lineage.clone(), address: Address::Certificate(certificate.name.clone()) };
         let sealed = self
             .sealer
             .seal_certificate_key(&place, key.key_type(), key.spki(), &key.to_pkcs8())
@@ -211,7 +209,10 @@ impl Fleet<'_> {
         }
         record.ari = Some(AriRecord {
             fingerprint: facts.fingerprint,
-            window: Some((now + SignedDuration::from_hours(58 * 24), now + SignedDuration::from_hours(60 * 24))),
+            window: Some((
+                now + SignedDuration::from_hours(58 * 24),
+                now + SignedDuration::from_hours(60 * 24),
+            )),
             explanation_url: None,
             fetched: now,
             next_check: now + SignedDuration::from_hours(20),

@@ -56,7 +56,11 @@ fn apply(folder: &Folder, count: impl Fn() -> u64) -> Option<(Run, Writes)> {
         let added = line.contains("\"txt_presented\"");
         if added || line.contains("\"cleaned_up\"") {
             let now = count();
-            if added { writes.additions += now - seen } else { writes.removals += now - seen }
+            if added {
+                writes.additions += now - seen
+            } else {
+                writes.removals += now - seen
+            }
             seen = now;
         }
     });
@@ -72,7 +76,8 @@ fn throughput(table: &mut Table) {
     let (runtime, names) = (runtime(), names());
     for attempt in 1..=TRIES {
         let Some(pebble) = pebble(dns.port()) else { return };
-        let folder = folder(&pebble, &power_dns_block(&dns), dns.port(), &names).with("PDNS_API_KEY", dns.api_key());
+        let folder =
+            folder(&pebble, &power_dns_block(&dns), dns.port(), &names).with("PDNS_API_KEY", dns.api_key());
         let bare = runtime.block_on(async {
             let account = Account::create(&pebble).await;
             let begun = Instant::now();
@@ -116,7 +121,12 @@ fn throughput(table: &mut Table) {
         add_writes(table, "PowerDNS (HTTP API)", writes);
         return;
     }
-    table.add("500 certificates against a bare loop", "60 %", "Pebble hung in every attempt".to_owned(), false);
+    table.add(
+        "500 certificates against a bare loop",
+        "60 %",
+        "Pebble hung in every attempt".to_owned(),
+        false,
+    );
 }
 
 fn updates(table: &mut Table) {

@@ -40,7 +40,8 @@ pub(crate) struct TimedOut;
 
 impl Folder {
     pub(crate) fn new() -> Self {
-        let folder = tempfile::Builder::new().prefix("certplan-bench-").tempdir().expect("a temporary folder");
+        let folder =
+            tempfile::Builder::new().prefix("certplan-bench-").tempdir().expect("a temporary folder");
         let identity = generate_identity();
         let this = Self { folder, environment: BTreeMap::new(), recipient: identity.recipient };
         this.write("identity.txt", identity.text.expose_secret());
@@ -102,7 +103,8 @@ impl Folder {
         while child.try_wait().expect("it is our child").is_none() {
             let text = fs::read_to_string(&status).unwrap_or_default();
             let mark = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-            let kibibytes = mark.and_then(|mark| mark.trim().strip_suffix(" kB")).and_then(|n| n.parse().ok());
+            let kibibytes =
+                mark.and_then(|mark| mark.trim().strip_suffix(" kB")).and_then(|n| n.parse().ok());
             peak = peak.max(kibibytes.unwrap_or(0));
             thread::sleep(Duration::from_millis(1));
         }

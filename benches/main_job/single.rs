@@ -28,7 +28,10 @@ const LEGO_RUNS: usize = 3;
 
 /// A CA that looks at a DNS server, without the sleep before it validates; it refuses nonces as always.
 pub(crate) fn pebble(dns_port: u16) -> Option<Pebble> {
-    Pebble::start(&PebbleOptions { dns_server: Some(format!("127.0.0.1:{dns_port}")), ..PebbleOptions::default() })
+    Pebble::start(&PebbleOptions {
+        dns_server: Some(format!("127.0.0.1:{dns_port}")),
+        ..PebbleOptions::default()
+    })
 }
 
 pub(crate) fn power_dns() -> Option<PowerDns> {
@@ -74,7 +77,8 @@ pub(crate) fn measure(table: &mut Table) {
     let Some(dns) = power_dns() else { return };
     let Some(pebble) = pebble(dns.port()) else { return };
     let names = [format!("one.{ZONE}")];
-    let folder = folder(&pebble, &power_dns_block(&dns), dns.port(), &names).with("PDNS_API_KEY", dns.api_key());
+    let folder =
+        folder(&pebble, &power_dns_block(&dns), dns.port(), &names).with("PDNS_API_KEY", dns.api_key());
     let runtime = runtime();
     let account = runtime.block_on(Account::create(&pebble));
     folder.run(&["apply", "--auto-approve"]).expect(0);
@@ -131,8 +135,10 @@ fn lego(pebble: &Pebble, dns: &PowerDns) -> Option<Duration> {
         // A refused nonce too many ends it at times.
         status.success().then(|| begun.elapsed())
     };
-    let times: Vec<Duration> =
-        (0..3 * LEGO_RUNS).filter_map(|number| run(&format!("lego-{number}.{ZONE}"))).take(LEGO_RUNS + 1).collect();
+    let times: Vec<Duration> = (0..3 * LEGO_RUNS)
+        .filter_map(|number| run(&format!("lego-{number}.{ZONE}")))
+        .take(LEGO_RUNS + 1)
+        .collect();
     assert!(times.len() > LEGO_RUNS, "lego issues nothing");
     // The first run made the account.
     Some(median(times[1..].to_vec()))

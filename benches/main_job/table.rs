@@ -22,13 +22,7 @@ impl Table {
     pub(crate) fn add(&mut self, claim: &str, limit: &str, measured: String, holds: bool) {
         let load = load_average();
         eprintln!("{claim}: {measured} (limit: {limit}, load {load}){}", if holds { "" } else { " FAILS" });
-        self.rows.push(Row {
-            claim: claim.to_owned(),
-            limit: limit.to_owned(),
-            measured,
-            load,
-            holds,
-        });
+        self.rows.push(Row { claim: claim.to_owned(), limit: limit.to_owned(), measured, load, holds });
     }
 
     /// Whether every claim holds.

@@ -18,9 +18,9 @@ use crate::dns01::Providers;
 use crate::dns01::Resolver;
 use crate::dns01::Surveyor;
 use crate::model::Address;
+use crate::model::AriRecord;
 use crate::model::Desired;
 use crate::model::Encryption;
-use crate::model::AriRecord;
 use crate::model::Fact;
 use crate::model::JournaledTxt;
 use crate::model::Name;
@@ -204,7 +204,11 @@ fn to_issue(plan: &Plan, desired: &Desired) -> (BTreeSet<Name>, NameSet) {
     let resumed = resumed.filter_map(|work| desired.certificates.get(&work.name));
     (
         steps().map(|step| step.issuer.clone()).chain(plan.accounts()).collect(),
-        steps().flat_map(|step| &step.names).chain(resumed.flat_map(|wanted| &wanted.names)).cloned().collect(),
+        steps()
+            .flat_map(|step| &step.names)
+            .chain(resumed.flat_map(|wanted| &wanted.names))
+            .cloned()
+            .collect(),
     )
 }
 

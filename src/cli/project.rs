@@ -168,7 +168,8 @@ impl Project {
 
 /// Loads the configuration and shows every warning and problem of it, those of its providers' blocks among them.
 pub(crate) fn load(global: &Global, ui: Ui) -> Result<Loaded, CliError> {
-    let loaded = config::load(&global.config, &BUILTIN).map_err(|error| report(&error, &global.config, ui))?;
+    let loaded =
+        config::load(&global.config, &BUILTIN).map_err(|error| report(&error, &global.config, ui))?;
     if !loaded.warnings.is_empty() {
         ui.alert(loaded.warnings.render(ui.colors_stderr()).trim_end());
     }
