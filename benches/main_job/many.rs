@@ -57,9 +57,9 @@ fn apply(folder: &Folder, count: impl Fn() -> u64) -> Option<(Run, Writes)> {
         if added || line.contains("\"cleaned_up\"") {
             let now = count();
             if added {
-                writes.additions += now - seen
+                writes.additions += now - seen;
             } else {
-                writes.removals += now - seen
+                writes.removals += now - seen;
             }
             seen = now;
         }

@@ -181,7 +181,8 @@ impl Apply {
 
     /// Records a failure; what is left in the world is taken back where nothing can come of it any more.
     async fn settle(&self, journal: &mut Journal, error: ApplyError) -> Result<(), ApplyError> {
-        let disposition = error.disposition();
+        let stage = journal.record().operation.as_ref().map(|operation| operation.stage);
+        let disposition = error.disposition(stage);
         if matches!(disposition, Disposition::Leave) || self.context.cancel.is_cancelled() {
             return Err(error);
         }

@@ -276,7 +276,7 @@ impl Apply {
             && old.slot.location != slot.location
         {
             // The deployment moved within its target: the old place goes once the new one serves.
-            target.remove(&self.context, &old.slot, old.receipt.as_ref()).await.map_err(failed)?;
+            self.take_away(&address, &*target, &desired.target, &old.slot, old.receipt.as_ref()).await?;
         }
         let record = DeploymentRecord {
             kind: self
@@ -327,10 +327,7 @@ impl Apply {
             let address = Address::Deployment(work.name.clone(), name.clone());
             let target = self.target(name)?;
             journal.check_lease()?;
-            target
-                .remove(&self.context, &record.slot, record.receipt.as_ref())
-                .await
-                .map_err(|source| ApplyError::Target { address: address.clone(), source })?;
+            self.take_away(&address, &*target, name, &record.slot, record.receipt.as_ref()).await?;
             journal.record_mut().deployments.remove(name);
             journal.persist(Revise::Bump).await?;
             self.step(address, Step::Removed);
@@ -344,6 +341,51 @@ impl Apply {
             journal.persist(Revise::Bump).await?;
         }
         Ok(())
+    }
+
+    /// Takes a certificate out of a place, unless the configuration wants that very place under another target's or
+    /// certificate's name, or by another path: what serves there is never taken down.
+    async fn take_away(
+        &self,
+        address: &Address,
+        target: &dyn DeployTarget,
+        name: &Name,
+        slot: &Slot,
+        receipt: Option<&Receipt>,
+    ) -> Result<(), ApplyError> {
+        let kind = self.desired.targets.get(name).map(|target| target.kind.as_str()).unwrap_or_default();
+        let identity = target.identity(slot).await;
+        // Asked each time: a folder that a link leads to may have come to be in this very run.
+        if self.wanted_places(kind).await.contains(&identity) {
+            self.reporter.report(Event::Warning {
+                address: address.clone(),
+                message: format!(
+                    "forgotten, and not removed: the configuration still deploys to `{}`",
+                    slot.location.escape_debug()
+                ),
+            });
+            return Ok(());
+        }
+        target
+            .remove(&self.context, slot, receipt)
+            .await
+            .map_err(|source| ApplyError::Target { address: address.clone(), source })
+    }
+
+    /// The identities of all places that the configuration deploys to with targets of a kind.
+    async fn wanted_places(&self, kind: &str) -> BTreeSet<String> {
+        let mut places = BTreeSet::new();
+        for certificate in self.desired.certificates.values() {
+            for deployment in &certificate.deploy {
+                let of_kind =
+                    self.desired.targets.get(&deployment.target).is_some_and(|target| target.kind == kind);
+                let Some(target) = self.targets.get(&deployment.target).filter(|_| of_kind) else { continue };
+                if let Ok(slot) = target.slot(certificate.name.as_str(), &deployment.parameters) {
+                    places.insert(target.identity(&slot).await);
+                }
+            }
+        }
+        places
     }
 
     /// Removes a certificate that left the configuration from its targets, and archives its record.

@@ -17,6 +17,7 @@ use crate::model::Address;
 use crate::model::Endpoint;
 use crate::model::Fingerprint;
 use crate::model::Name;
+use crate::model::Stage;
 use crate::state::LeaseError;
 use crate::state::SealError;
 use crate::state::StateError;
@@ -243,8 +244,27 @@ impl ApplyError {
         }
     }
 
-    /// What becomes of the operation.
-    pub(super) fn disposition(&self) -> Disposition {
+    /// What becomes of the operation, which is at this stage.
+    pub(super) fn disposition(&self, stage: Option<Stage>) -> Disposition {
+        match self {
+            // The certificate may exist from here on: its key stays until the CA has said what became of the order.
+            error if stage == Some(Stage::Finalizing) && error.own_disposition() == Disposition::Close => {
+                match error {
+                    Self::Acme(AcmeError::BadCsr(_))
+                    | Self::Chain(
+                        ChainError::Expired { .. } | ChainError::Key { .. } | ChainError::Names { .. },
+                    )
+                    | Self::JournalClosed
+                    | Self::JournalCorrupt { .. }
+                    | Self::OrderInvalid { .. } => Disposition::Close,
+                    _ => Disposition::Keep,
+                }
+            }
+            error => error.own_disposition(),
+        }
+    }
+
+    fn own_disposition(&self) -> Disposition {
         match self {
             Self::Interrupted | Self::Lease(_) | Self::Stale { .. } | Self::State(_) => Disposition::Leave,
             Self::Many { .. }
@@ -312,5 +332,27 @@ impl ApplyError {
             _ => return None,
         };
         Some(help.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_that_may_have_a_certificate_is_closed_only_when_nothing_can_come_of_it() {
+        let off_origin = || {
+            ApplyError::Acme(AcmeError::OffOrigin {
+                url: "https://other.test/".to_owned(),
+                origin: "https://ca.test".to_owned(),
+            })
+        };
+        assert_eq!(off_origin().disposition(Some(Stage::Ordered)), Disposition::Close);
+        assert_eq!(off_origin().disposition(None), Disposition::Close);
+        for error in [off_origin(), ApplyError::Chain(ChainError::Pem), ApplyError::Unencrypted] {
+            assert_eq!(error.disposition(Some(Stage::Finalizing)), Disposition::Keep, "{error}");
+        }
+        let invalid = ApplyError::OrderInvalid { message: String::new() };
+        assert_eq!(invalid.disposition(Some(Stage::Finalizing)), Disposition::Close);
     }
 }

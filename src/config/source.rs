@@ -38,7 +38,6 @@ pub(crate) fn read(path: &Path) -> Result<Files, LoadError> {
     }
     let unreadable = |source| LoadError::Unreadable { path: path.to_owned(), source };
     let mut paths = Vec::new();
-    #[expect(clippy::disallowed_methods, reason = "this module is where the configuration is read from disk")]
     let entries = std::fs::read_dir(path).map_err(unreadable)?;
     for entry in entries {
         let name = entry.map_err(unreadable)?.file_name();

@@ -34,7 +34,6 @@ impl Folder {
     /// Reads a text file; `None` when it is not there.
     pub(super) fn read(&self, name: &str) -> Result<Option<String>, SandboxError> {
         let path = self.path.join(name);
-        #[expect(clippy::disallowed_methods, reason = "the sandbox keeps its own folder")]
         match fs::read_to_string(&path) {
             Ok(text) => Ok(Some(text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -59,7 +58,6 @@ impl Folder {
             let mut file =
                 OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
             file.write_all(content)?;
-            #[expect(clippy::disallowed_methods, reason = "the sandbox keeps its own folder")]
             fs::rename(&temporary, &path)
         };
         write().map_err(|source| SandboxError::Folder { action: "write", path: path.clone(), source })

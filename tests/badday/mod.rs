@@ -6,5 +6,6 @@ mod dns;
 mod forged;
 mod fuzz;
 mod input;
+mod places;
 mod secrets;
 mod state;

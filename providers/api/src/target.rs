@@ -34,6 +34,12 @@ pub trait DeployTarget: Send + Sync + fmt::Debug {
     /// Reads the parameters of one deployment into a slot, or says what is wrong with them. Pure.
     fn slot(&self, certificate: &str, parameters: &serde_json::Value) -> Result<Slot, Vec<Complaint>>;
 
+    /// What tells one place of this kind from another, however its slot spells it: two slots of targets of one kind with
+    /// the same identity are one place. The location, unless the target knows better: links lead to one folder.
+    async fn identity(&self, slot: &Slot) -> String {
+        slot.location.clone()
+    }
+
     /// Returns what the slot holds now, without reading the private key where the target allows that.
     async fn observe(&self, context: &Context, slot: &Slot) -> Result<Option<Deployed>, ProviderError>;
 

@@ -144,6 +144,15 @@ impl DeployTarget for FilesTarget {
         Place::new(&self.block, &self.directory, certificate, parameters)?.into_slot()
     }
 
+    async fn identity(&self, slot: &Slot) -> String {
+        let Ok(place) = Place::from_slot(slot) else { return slot.location.clone() };
+        let real = blocking(move || {
+            let directory = place.directory.canonicalize().unwrap_or_else(|_| place.directory.clone());
+            Ok(directory.join(place.entry()).to_string_lossy().into_owned())
+        });
+        real.await.unwrap_or_else(|_: ProviderError| slot.location.clone())
+    }
+
     async fn observe(&self, _: &Context, slot: &Slot) -> Result<Option<Deployed>, ProviderError> {
         let place = Place::from_slot(slot)?;
         // Never closed, so that there is always a permit to come.

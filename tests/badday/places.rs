@@ -1,0 +1,103 @@
+//! One place under several names: what serves there is never taken down.
+
+use std::os::unix::fs::symlink;
+
+use certplan::sandbox::Event;
+
+use crate::world::World;
+
+const OLD: &str = "old: { files: { directory: out } }";
+const NEW: &str = "new: { files: { directory: out } }";
+
+fn configure(world: &World, targets: &str, certificates: &str) {
+    let text = format!("{}targets: {{ {targets} }}\ncertificates:\n{certificates}", world.head());
+    world.project.write("certplan.yaml", &text);
+}
+
+fn serves(world: &World) -> bool {
+    world.project.path().join("out/shop/fullchain.pem").exists()
+}
+
+fn shop(target: &str) -> String {
+    format!("  shop: {{ names: [shop.example.test], deploy: [{{ target: {target} }}] }}\n")
+}
+
+#[test]
+fn a_target_that_gets_another_name_keeps_serving() {
+    let world = World::new();
+    configure(&world, OLD, &shop("old"));
+    let _ = world.project.certplan(&["apply", "--auto-approve"]).expect(0);
+    configure(&world, &format!("{OLD}, {NEW}"), &shop("new"));
+    let run = world.project.certplan(&["apply", "--auto-approve"]).expect(0);
+    assert!(serves(&world), "{run}");
+    let _ = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
+    assert_eq!(world.issued(), 1);
+}
+
+#[test]
+fn a_folder_that_is_reached_through_a_link_keeps_serving() {
+    let world = World::new();
+    configure(&world, OLD, &shop("old"));
+    let _ = world.project.certplan(&["apply", "--auto-approve"]).expect(0);
+    symlink("out", world.project.path().join("link")).expect("a link");
+    configure(&world, "old: { files: { directory: link } }", &shop("old"));
+    let run = world.project.certplan(&["apply", "--auto-approve"]).expect(0);
+    assert!(serves(&world), "{run}");
+    let _ = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
+}
+
+#[test]
+fn a_certificate_that_gets_another_name_and_keeps_its_place_keeps_serving() {
+    let world = World::new();
+    configure(&world, OLD, &shop("old"));
+    let _ = world.project.certplan(&["apply", "--auto-approve"]).expect(0);
+    configure(
+        &world,
+        OLD,
+        "  store: { names: [shop.example.test, www.example.test], deploy: [{ target: old, name: shop }] }\n",
+    );
+    for _ in 0..2 {
+        let run = world.project.certplan(&["apply", "--auto-approve"]);
+        assert!(serves(&world), "{run}");
+    }
+    let _ = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
+}
+
+/// The identity of `keys:` alone opens the certificate's key, and not the account's.
+#[test]
+fn a_certificate_that_may_exist_outlives_a_run_that_cannot_go_on_with_it() {
+    let world = World::new();
+    let keys = certplan::state::generate_identity();
+    let offline = world.project.write("offline.txt", secrecy::ExposeSecret::expose_secret(&keys.text));
+    world.configure(&[("shop", "names: [shop.example.test]")]);
+    let text = world.project.read("certplan.yaml");
+    let recipients = format!("recipients: [{}]", world.project.recipient());
+    world.project.write(
+        "certplan.yaml",
+        &text.replace(&recipients, &format!("{recipients}\n  keys: [{}]", keys.recipient)),
+    );
+    world.faults(|faults| faults.processing_delay = std::time::Duration::from_secs(1));
+    let (mut child, mut lines) = world.project.apply_events(&[]);
+    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("\"finalizing\""))));
+    let finalized = || {
+        let entries = world.sandbox.ledger().entries();
+        entries.iter().any(|entry| matches!(entry.event, Event::Finalized { .. }))
+    };
+    let begun = std::time::Instant::now();
+    while !finalized() {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(30), "it does not finalize");
+        std::thread::yield_now();
+    }
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    let before = world.project.record("default", "shop")["content"]["operation"]["id"].clone();
+    assert!(before.is_string(), "it was killed in the middle: {before}");
+    let output = world
+        .project
+        .command(&["apply", "--auto-approve"])
+        .env("CERTPLAN_AGE_KEY_FILE", &offline)
+        .output()
+        .expect("certplan runs");
+    assert_ne!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(world.project.record("default", "shop")["content"]["operation"]["id"], before, "{output:?}");
+}
