@@ -1,8 +1,8 @@
 //! The journaled execution of a plan: many certificates at once, each one killable at any point.
 //!
 //! The rule of every step: **persist the intent, do the effect, persist the outcome**. The journal is the `operation`
-//! in a certificate's object ([`crate::model::Operation`]); [`certificate`] drives it, [`issue`] brings it from an
-//! intent to a certificate, [`deploy`] from there to targets that serve it, [`account`] does the same for accounts.
+//! in a certificate's object ([`crate::model::Operation`]); `certificate` drives it, `issue` brings it from an
+//! intent to a certificate, `deploy` from there to targets that serve it, `account` does the same for accounts.
 //! One certificate's failure is its own: the others go on.
 
 mod account;

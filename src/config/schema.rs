@@ -1,6 +1,6 @@
 //! The JSON Schema of the language: what editors complete from, and what [`check`](super::check) checks against.
 //!
-//! Draft 7, because every YAML language server reads it. The fixed part comes from [`grammar`](super::grammar), the
+//! Draft 7, because every YAML language server reads it. The fixed part comes from [`grammar`], the
 //! blocks of DNS providers and targets from their factories.
 
 use schemars::JsonSchema;

@@ -24,6 +24,7 @@ pub(crate) struct Files {
 }
 
 /// Reads a file, or every `*.yaml` that lies directly in a folder, in the order of their names.
+#[expect(clippy::disallowed_methods, reason = "the one place where a configuration is read")]
 pub(crate) fn read(path: &Path) -> Result<Files, LoadError> {
     let metadata = std::fs::symlink_metadata(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => LoadError::Missing { path: path.to_owned() },

@@ -2,7 +2,7 @@
 //!
 //! A provider is one crate that implements [`DnsProvider`] or [`DeployTarget`] and exports a [`DnsFactory`] or
 //! [`TargetFactory`]. The traits are small, object-safe and asynchronous; their documentation is the contract:
-//! what is idempotent, what "absent" means, what is atomic. With the feature `conformance`, [`conformance`]
+//! what is idempotent, what "absent" means, what is atomic. With the feature `conformance`, a module of that name
 //! exports the tests that every provider runs.
 
 mod bundle;
