@@ -91,6 +91,14 @@ pub enum ApplyError {
         /// The types that it offers.
         offered: Vec<String>,
     },
+    /// The account that the certificate is to be ordered with could not be made.
+    #[error("there is no account at its CA yet; `account/{issuer}` tells why")]
+    NoAccount {
+        /// The issuer.
+        issuer: Name,
+        /// Whether that is a wait that the CA asks for.
+        is_deferral: bool,
+    },
     /// The plan names a certificate that the configuration does not have.
     #[error("`certificate/{certificate}` is not in the configuration")]
     NotConfigured {
@@ -299,7 +307,9 @@ impl ApplyError {
     pub fn is_deferral(&self) -> bool {
         matches!(
             self,
-            Self::OrderPending { .. } | Self::Acme(AcmeError::RateLimited { .. } | AcmeError::Timeout { .. })
+            Self::OrderPending { .. }
+                | Self::NoAccount { is_deferral: true, .. }
+                | Self::Acme(AcmeError::RateLimited { .. } | AcmeError::Timeout { .. })
         )
     }
 

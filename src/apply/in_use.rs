@@ -1,6 +1,7 @@
 //! Which TXT values open operations of this run still need.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
@@ -12,6 +13,7 @@ use crate::model::JournaledTxt;
 #[derive(Debug, Default)]
 pub(super) struct InUse {
     counts: Mutex<BTreeMap<(Fqdn, String), usize>>,
+    done: Mutex<BTreeSet<String>>,
 }
 
 impl InUse {
@@ -37,6 +39,16 @@ impl InUse {
                 true
             }
         }
+    }
+
+    /// Notes that an operation needs no value any more that its journal listed when the run began.
+    pub(super) fn done(&self, operation: &str) {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).insert(operation.to_owned());
+    }
+
+    /// Whether an operation needs none of the values that its journal listed when the run began.
+    pub(super) fn is_done(&self, operation: &str) -> bool {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).contains(operation)
     }
 }
 

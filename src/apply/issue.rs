@@ -426,15 +426,18 @@ impl Apply {
         if operation.txt.is_empty() {
             return Ok(());
         }
+        // From here on it needs none of them, so that of two operations that share a value the last one removes it.
+        self.in_use.done(&operation.id);
         let mut by_zone: BTreeMap<(Name, Zone), Vec<TxtRecord>> = BTreeMap::new();
         for value in &operation.txt {
+            let needed = !self.in_use.release(value);
             // Whoever can write state could have forged it: what does not look like ours is not touched.
             if let Err(foreign) = self.check_ours(operation, value).await? {
                 self.reporter.report(Event::Warning {
                     address: Address::Certificate(journal.name().clone()),
                     message: format!("a TXT value in the journal is left alone: {foreign}"),
                 });
-            } else if self.in_use.release(value) {
+            } else if !needed {
                 by_zone
                     .entry((value.provider.clone(), value.zone.clone()))
                     .or_default()
@@ -465,7 +468,7 @@ impl Apply {
         let others: Vec<JournaledTxt> = self
             .journaled
             .iter()
-            .filter(|(id, _)| **id != operation.id)
+            .filter(|(id, _)| !self.in_use.is_done(id))
             .flat_map(|(_, values)| values.iter().cloned())
             .collect();
         let claim = Claim {

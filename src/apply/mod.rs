@@ -186,6 +186,15 @@ impl Apply {
             if outcome.failed.contains_key(&Address::Certificate(name.clone())) {
                 continue;
             }
+            // Asking the CA for the account once more for each certificate would be as many failures more.
+            if let Some(issuer) = &work.account
+                && let Some(refused) = outcome.failed.get(&Address::Account(issuer.clone()))
+            {
+                let is_deferral = refused.is_deferral();
+                let error = ApplyError::NoAccount { issuer: issuer.clone(), is_deferral };
+                self.fail(Address::Certificate(name), error, outcome);
+                continue;
+            }
             let (run, open) = (Arc::clone(self), Arc::clone(&open));
             tasks.spawn(async move {
                 let Ok(_permit) = open.acquire().await else { return (name, Err(ApplyError::Interrupted)) };
@@ -250,7 +259,8 @@ impl Apply {
             let saved = async {
                 let Some(mut stored) = self.state.certificate(name).await? else { return Ok(()) };
                 let current = stored.content.current.as_ref().map(|current| current.facts.fingerprint);
-                if current != Some(window.fingerprint) {
+                // Another run's operation is not disturbed: its next write would find that somebody else wrote.
+                if current != Some(window.fingerprint) || stored.content.operation.is_some() {
                     return Ok(());
                 }
                 stored.content.ari = Some(window.clone());

@@ -179,3 +179,22 @@ fn of_fifty_certificates_the_one_that_fails_validation_stops_no_other() {
     let plan = world.plan(&["--detailed-exitcode"], 6);
     assert_eq!(plan["deferred"][0]["address"], "certificate/c7", "{plan:#}");
 }
+
+#[test]
+fn without_an_account_no_certificate_is_begun_and_none_waits_for_what_it_did_not_do() {
+    let world = World::new();
+    world.configure(&[
+        ("a", "names: [a.example.test]"),
+        ("b", "names: [b.example.test]"),
+        ("c", "names: [c.example.test]"),
+    ]);
+    let mut rule = FaultRule::new(HttpFault::ServerError, 100);
+    rule.endpoints = [Endpoint::NewAccount].into();
+    world.faults(|faults| faults.http = vec![rule]);
+    let run = world.project.certplan(&["apply", "--auto-approve"]).expect(3);
+    assert!(run.stderr.contains("certificate/c: error: there is no account at its CA yet"), "{run}");
+    assert!(!world.object("a").exists(), "{run}");
+    world.faults(|faults| faults.http.clear());
+    let _ = world.project.certplan(&["apply", "--auto-approve"]).expect(0);
+    assert_eq!((world.accounts(), world.issued()), (1, 3));
+}

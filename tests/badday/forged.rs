@@ -21,17 +21,24 @@ const VALUE: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 /// Writes what somebody could who can write the state and knows its format.
 fn forge(world: &World, change: impl FnOnce(&mut CertificateRecord, &mut Operation)) {
+    forge_for(world, "shop", change);
+}
+
+fn forge_for(world: &World, certificate: &str, change: impl FnOnce(&mut CertificateRecord, &mut Operation)) {
     let state = world.state();
+    let id: String = certificate.bytes().map(|octet| format!("{octet:02x}")).collect();
+    let id = format!("{id:0>32}");
     world.runtime.block_on(async {
-        let mut stored = state.certificate(&name("shop")).await.expect("good state").expect("it is there");
+        let mut stored =
+            state.certificate(&name(certificate)).await.expect("good state").expect("it is there");
         let current = stored.content.current.clone().expect("it was issued");
         let mut operation: Operation = serde_json::from_value(serde_json::json!({
-            "id": "0123456789abcdef0123456789abcdef",
+            "id": id,
             "cause": "time",
             "reason": "renew_because_window",
             "started": "2026-01-01T00:00:00Z",
             "stage": "validating",
-            "names": ["shop.example.test"],
+            "names": current.facts.names,
             "issuer": "ca",
             "directory": current.directory,
         }))
@@ -40,7 +47,7 @@ fn forge(world: &World, change: impl FnOnce(&mut CertificateRecord, &mut Operati
         operation.key = Some(OperationKey::Sealed(current.key));
         change(&mut stored.content, &mut operation);
         stored.content.operation = Some(operation);
-        state.save_certificate(&name("shop"), &mut stored, Revise::Bump).await.expect("it is written");
+        state.save_certificate(&name(certificate), &mut stored, Revise::Bump).await.expect("it is written");
     });
 }
 
@@ -136,4 +143,26 @@ fn a_forged_deployment_writes_nowhere_but_where_the_configuration_says() {
     no_panic(&run);
     assert_eq!(fs::read_to_string(&victim).expect("it is there"), "somebody's\n", "{run}");
     assert_eq!(fs::read_dir(victim.parent().expect("a folder")).expect("it is there").count(), 1, "{run}");
+}
+
+/// A CA may give two orders the same pending authorization, and both journals list its value then.
+#[test]
+fn a_value_that_two_killed_operations_share_is_removed_by_the_last() {
+    let world = World::new();
+    world.configure(&[
+        ("shop", "names: [shop.example.test]"),
+        ("more", "names: [shop.example.test, more.example.test]"),
+    ]);
+    let _ = world.project.certplan(&["apply", "--auto-approve"]).expect(0);
+    let at = "_acme-challenge.shop.example.test";
+    let record = ZoneRecord::new(at, RecordValue::Txt(VALUE.to_owned()));
+    world.sandbox.insert_record(&record).expect("a zone of ours");
+    for certificate in ["shop", "more"] {
+        forge_for(&world, certificate, |_, operation| {
+            operation.txt = vec![txt("example.test", at, VALUE)];
+        });
+    }
+    let run = world.project.certplan(&["apply", "--auto-approve"]);
+    no_panic(&run);
+    assert_eq!(world.txt(), [], "{run}");
 }
