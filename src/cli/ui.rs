@@ -104,12 +104,20 @@ fn ignore_closed(written: io::Result<()>) -> Result<(), CliError> {
     }
 }
 
-/// Makes text from outside safe for a terminal: control characters are shown, not obeyed.
+/// Makes text from outside safe for a terminal, its lines kept: see [`escape_line`].
 pub(crate) fn escape(text: &str) -> String {
+    text.split('\n').map(escape_line).collect::<Vec<_>>().join("\n")
+}
+
+/// Makes text from outside one line of a terminal: control characters and invisible ones are shown, not obeyed.
+pub(crate) fn escape_line(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
-        let invisible = matches!(character, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
-        if character != '\n' && (character.is_control() || invisible) {
+        let hidden = matches!(
+            character,
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}'
+        );
+        if character.is_control() || hidden {
             safe.extend(character.escape_default());
         } else {
             safe.push(character);
@@ -125,5 +133,6 @@ mod tests {
     #[test]
     fn control_characters_from_outside_are_shown() {
         assert_eq!(escape("a\u{1b}[31mb\r\u{202e}c\n"), "a\\u{1b}[31mb\\r\\u{202e}c\n");
+        assert_eq!(escape_line("a\n\u{2028}b"), "a\\n\\u{2028}b");
     }
 }

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use crate::cli::ui::escape_line;
 use crate::model::Address;
 use crate::model::Name;
 use crate::plan::Cause;
@@ -38,23 +39,6 @@ pub(crate) fn document(plan: &PlanDocument, color: bool) -> String {
     writer.deferrals();
     writer.diagnostics();
     writer.out
-}
-
-/// A text from outside on one line of a terminal: control characters and invisible ones are shown, not sent.
-pub(crate) fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for character in text.chars() {
-        let hidden = matches!(
-            character,
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}'
-        );
-        if character.is_control() || hidden {
-            safe.extend(character.escape_default());
-        } else {
-            safe.push(character);
-        }
-    }
-    safe
 }
 
 struct Writer<'a> {
@@ -300,7 +284,11 @@ impl<'a> Writer<'a> {
         for deferral in &self.plan.deferred {
             let until =
                 format!("{} ({})", relative(deferral.until, self.plan.timestamp), moment(deferral.until));
-            self.line(&format!("  {} can go on {until}: {}", deferral.address, escape(&deferral.message)));
+            self.line(&format!(
+                "  {} can go on {until}: {}",
+                deferral.address,
+                escape_line(&deferral.message)
+            ));
         }
     }
 
@@ -317,9 +305,9 @@ impl<'a> Writer<'a> {
                 let label = self.paint(label, color);
                 let about =
                     diagnostic.address.as_ref().map(|address| format!("{address}: ")).unwrap_or_default();
-                self.line(&format!("\n{label} {about}{}", escape(&diagnostic.summary)));
+                self.line(&format!("\n{label} {about}{}", escape_line(&diagnostic.summary)));
                 for line in diagnostic.detail.iter().flat_map(|help| help.lines()) {
-                    self.line(&format!("  {}", escape(line)));
+                    self.line(&format!("  {}", escape_line(line)));
                 }
             }
         }

@@ -19,6 +19,7 @@ use crate::cli::ui::escape;
 use crate::model::Address;
 use crate::plan::Plan;
 use crate::plan::PlanDocument;
+use crate::plan::text::moment;
 
 /// More certificates than this are counted, not listed: a terminal shows so many lines.
 const LISTED: usize = 20;
@@ -54,7 +55,7 @@ fn line(event: &Event) -> String {
         Event::ApplyStart { address, resumed: false } => format!("{address}: starting"),
         Event::ApplyProgress { address, step } => format!("{address}: {}", step.describe()),
         Event::ApplyComplete { address, not_after: Some(not_after), .. } => {
-            format!("{address}: done, valid until {}", minute(*not_after))
+            format!("{address}: done, valid until {}", moment(*not_after))
         }
         Event::ApplyComplete { address, .. } => format!("{address}: done"),
         Event::ApplyErrored { address, message, help } => {
@@ -67,10 +68,6 @@ fn line(event: &Event) -> String {
         }
         Event::Warning { address, message } => format!("{address}: warning: {}", escape(message)),
     }
-}
-
-fn minute(moment: Timestamp) -> String {
-    moment.strftime("%Y-%m-%d %H:%M UTC").to_string()
 }
 
 /// One JSON object a line on stdout, the first of which tells the format's version.

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::cli::ui::escape_line;
 use crate::model::AccountRecord;
 use crate::model::Address;
 use crate::model::CertificateRecord;
@@ -13,6 +14,7 @@ use crate::model::Issued;
 use crate::model::Name;
 use crate::model::OperationKey;
 use crate::model::SealedKey;
+use crate::plan::text::moment;
 
 /// A certificate's record as JSON: everything but the sealed documents themselves.
 pub(crate) fn certificate_json(name: &Name, record: &CertificateRecord, revision: u64, serial: u64) -> Value {
@@ -64,11 +66,11 @@ pub(crate) fn certificate_text(name: &Name, record: &CertificateRecord, now: Tim
         line(
             &mut text,
             "previous",
-            &format!("{}, until {}", previous.facts.fingerprint.short(), date(previous.facts.not_after)),
+            &format!("{}, until {}", previous.facts.fingerprint.short(), moment(previous.facts.not_after)),
         );
     }
     if let Some((from, until)) = record.ari.as_ref().and_then(|ari| ari.window) {
-        line(&mut text, "renewal window", &format!("{} to {} (CA)", date(from), date(until)));
+        line(&mut text, "renewal window", &format!("{} to {} (CA)", moment(from), moment(until)));
     }
     for (target, deployment) in &record.deployments {
         line(
@@ -76,9 +78,9 @@ pub(crate) fn certificate_text(name: &Name, record: &CertificateRecord, now: Tim
             "deployed",
             &format!(
                 "{target} at {}, {} since {}",
-                super::super::ui::escape(&deployment.slot.location),
+                escape_line(&deployment.slot.location),
                 deployment.fingerprint.short(),
-                date(deployment.deployed_at)
+                moment(deployment.deployed_at)
             ),
         );
     }
@@ -86,10 +88,10 @@ pub(crate) fn certificate_text(name: &Name, record: &CertificateRecord, now: Tim
         line(
             &mut text,
             "operation",
-            &format!("{} since {} ({})", stage(operation), date(operation.started), operation.reason),
+            &format!("{} since {} ({})", stage(operation), moment(operation.started), operation.reason),
         );
         for value in &operation.txt {
-            line(&mut text, "TXT", &format!("{} \"{}\"", value.name, super::super::ui::escape(&value.value)));
+            line(&mut text, "TXT", &format!("{} \"{}\"", value.name, escape_line(&value.value)));
         }
     }
     if let Some(failures) = &record.failures {
@@ -99,8 +101,8 @@ pub(crate) fn certificate_text(name: &Name, record: &CertificateRecord, now: Tim
             &format!(
                 "{} in a row, not before {}: {}",
                 failures.count,
-                date(failures.retry_after),
-                super::super::ui::escape(&failures.message)
+                moment(failures.retry_after),
+                escape_line(&failures.message)
             ),
         );
     }
@@ -110,12 +112,12 @@ pub(crate) fn certificate_text(name: &Name, record: &CertificateRecord, now: Tim
 /// An account's record for people.
 pub(crate) fn account_text(issuer: &Name, record: &AccountRecord) -> String {
     let mut text = format!("account/{issuer}\n");
-    line(&mut text, "directory", &super::super::ui::escape(&record.directory));
+    line(&mut text, "directory", &escape_line(&record.directory));
     match &record.url {
-        Some(url) => line(&mut text, "url", &super::super::ui::escape(url)),
+        Some(url) => line(&mut text, "url", &escape_line(url)),
         None => line(&mut text, "url", "being created"),
     }
-    line(&mut text, "contact", &super::super::ui::escape(&record.contact.join(", ")));
+    line(&mut text, "contact", &escape_line(&record.contact.join(", ")));
     sealed(&mut text, &record.key);
     text
 }
@@ -125,13 +127,13 @@ fn issued(text: &mut String, label: &str, issued: &Issued, now: Timestamp) {
     let names: Vec<String> = facts.names.iter().map(ToString::to_string).collect();
     line(text, label, &facts.fingerprint.to_string());
     line(text, "names", &names.join(", "));
-    line(text, "issuer", &format!("{} ({})", issued.issuer, super::super::ui::escape(&facts.issuer)));
+    line(text, "issuer", &format!("{} ({})", issued.issuer, escape_line(&facts.issuer)));
     line(text, "serial", &facts.serial);
     let days = facts.not_after.duration_since(now).as_hours() / 24;
     line(
         text,
         "valid",
-        &format!("{} to {} ({days} days left)", date(facts.not_before), date(facts.not_after)),
+        &format!("{} to {} ({days} days left)", moment(facts.not_before), moment(facts.not_after)),
     );
     sealed(text, &issued.key);
 }
@@ -149,8 +151,4 @@ fn stage(operation: &crate::model::Operation) -> String {
 fn line(text: &mut String, label: &str, value: &str) {
     // Writing to a String cannot fail.
     let _ = writeln!(text, "  {label:<15} {value}");
-}
-
-fn date(moment: Timestamp) -> String {
-    moment.strftime("%Y-%m-%d %H:%M UTC").to_string()
 }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::cli::ui::escape_line;
 use crate::model::Address;
 use crate::model::Fingerprint;
 use crate::model::NameSet;
@@ -13,8 +14,6 @@ use crate::plan::ResourceChange;
 use crate::plan::text::moment;
 use crate::plan::text::relative;
 use crate::plan::text::span;
-
-use super::escape;
 
 /// What becomes of an address: `will be renewed`.
 pub(super) fn will_be(change: &ResourceChange) -> &'static str {
@@ -71,7 +70,7 @@ pub(super) fn why(change: &ResourceChange, now: Timestamp) -> String {
             let see = details
                 .explanation_url
                 .as_ref()
-                .map(|url| format!("; see {}", escape(url)))
+                .map(|url| format!("; see {}", escape_line(url)))
                 .unwrap_or_default();
             format!("the CA's window {opened}{early}; {}{see}", expiry(details, now))
         }
@@ -117,7 +116,7 @@ pub(super) fn why(change: &ResourceChange, now: Timestamp) -> String {
                 "reissue_because_names_changed" => "its names changed",
                 "reissue_because_preferred_chain_changed" => "another chain is configured",
                 "reissue_because_profile_changed" => "another profile is configured",
-                other => return escape(other),
+                other => return escape_line(other),
             };
             what.to_owned()
         }
@@ -131,12 +130,12 @@ pub(super) fn difference(reason: &str, details: &Details) -> String {
     match reason {
         "redeploy_because_served_differs" => format!(
             "{} {} {} instead of {expected}",
-            escape(&details.endpoints.join(", ")),
+            escape_line(&details.endpoints.join(", ")),
             if details.endpoints.len() == 1 { "serves" } else { "serve" },
             fingerprint(details.found)
         ),
         "redeploy_because_target_deviates" => {
-            let deviations: Vec<String> = details.deviations.iter().map(|text| escape(text)).collect();
+            let deviations: Vec<String> = details.deviations.iter().map(|text| escape_line(text)).collect();
             deviations.join("; ")
         }
         "redeploy_because_target_differs" => match details.found {
@@ -144,7 +143,7 @@ pub(super) fn difference(reason: &str, details: &Details) -> String {
             None => format!("the target holds something else instead of {expected}"),
         },
         "redeploy_because_target_is_empty" => format!("the target holds nothing instead of {expected}"),
-        other => escape(other),
+        other => escape_line(other),
     }
 }
 
@@ -212,10 +211,10 @@ pub(super) fn attributes(change: &ResourceChange) -> Vec<(&'static str, String)>
         lines.push(("-", format!("names: {}", names(&details.removed_names))));
     }
     for (field, changed) in &details.changed {
-        lines.push(("~", format!("{}{}", escape(field), changed_text(changed))));
+        lines.push(("~", format!("{}{}", escape_line(field), changed_text(changed))));
     }
     for (challenge, effective) in &details.challenges {
-        lines.push((" ", format!("challenge: {} is at {}", escape(challenge), escape(effective))));
+        lines.push((" ", format!("challenge: {} is at {}", escape_line(challenge), escape_line(effective))));
     }
     lines
 }
@@ -238,20 +237,20 @@ pub(super) fn in_short(change: &ResourceChange, now: Timestamp) -> String {
 
 /// `: old -> new`.
 pub(super) fn changed_text(changed: &Changed) -> String {
-    let text = |value: &Option<String>| value.as_deref().map_or_else(|| "(none)".to_owned(), escape);
+    let text = |value: &Option<String>| value.as_deref().map_or_else(|| "(none)".to_owned(), escape_line);
     format!(": {} -> {}", text(&changed.before), text(&changed.after))
 }
 
 /// `: place`, or nothing when it is not known.
 pub(super) fn location(change: &ResourceChange) -> String {
     let place = change.change.after.get("location").or_else(|| change.change.before.get("location"));
-    place.and_then(Value::as_str).map(|place| format!(": {}", escape(place))).unwrap_or_default()
+    place.and_then(Value::as_str).map(|place| format!(": {}", escape_line(place))).unwrap_or_default()
 }
 
 /// A field of what will be there, as text; nothing when it is not set.
 pub(super) fn after_text(change: &ResourceChange, field: &str) -> Option<String> {
     match change.change.after.get(field)? {
-        Value::String(text) => Some(escape(text)),
+        Value::String(text) => Some(escape_line(text)),
         Value::Array(values) if !values.is_empty() => {
             let texts: Vec<String> = values.iter().filter_map(Value::as_str).map(dns_name).collect();
             Some(texts.join(", "))
@@ -264,8 +263,10 @@ pub(super) fn after_text(change: &ResourceChange, field: &str) -> Option<String>
 fn dns_name(name: &str) -> String {
     let (prefix, host) = name.strip_prefix("*.").map_or(("", name), |host| ("*.", host));
     match idna::domain_to_unicode(host) {
-        (original, Ok(())) if original != host => format!("{} ({prefix}{})", escape(name), escape(&original)),
-        _ => escape(name),
+        (original, Ok(())) if original != host => {
+            format!("{} ({prefix}{})", escape_line(name), escape_line(&original))
+        }
+        _ => escape_line(name),
     }
 }
 
