@@ -295,7 +295,7 @@ impl Sandbox {
             text.push_str(&format!("    export SANDBOX_TSIG_SECRET='{}'\n", key.secret));
         }
         text.push_str(&format!(
-            "\nIn certplan.yaml:\n\n    issuers:\n      sandbox:\n        acme:\n          directory: {}\n          ca_bundle: {bundle}\n          agree_tos: true\n",
+            "\nIn certplan.yaml:\n\n    issuers:\n      sandbox:\n        acme:\n          directory: {}\n          ca_bundle: {bundle}\n          agree_tos: true\n    defaults: {{ issuer: sandbox }}\n",
             self.directory_url(),
         ));
         if let Some(key) = self.tsig_keys.first() {

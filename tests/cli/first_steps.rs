@@ -335,3 +335,20 @@ fn the_demo_prints_lines_in_the_order_in_which_they_happen() {
     let run = project.certplan(&["demo", "--directory", "demo"]).expect(1);
     assert!(run.stderr.contains("is not empty"), "{run}");
 }
+
+#[test]
+fn what_the_sandbox_says_to_write_is_valid_as_it_is() {
+    let world = World::new();
+    let text = world.sandbox.describe();
+    let (_, block) = text.split_once("In certplan.yaml:\n\n").expect("it says what to write");
+    let block: String =
+        block.lines().map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect();
+    let recipient = world.project.recipient();
+    world.project.write(
+        "rehearsal.yaml",
+        &format!(
+            "version: 1\nencryption: {{ recipients: [{recipient}] }}\n{block}certificates:\n  shop: {{ names: [shop.example.test] }}\n"
+        ),
+    );
+    world.project.certplan(&["--config", "rehearsal.yaml", "validate"]).expect(0);
+}
