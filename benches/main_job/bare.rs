@@ -35,7 +35,6 @@ use futures::TryStreamExt;
 use futures::stream;
 use jiff::Timestamp;
 use serde_json::json;
-use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 /// How long the CA may take for one step.
@@ -86,8 +85,6 @@ pub(crate) struct Loop {
     provider: Arc<dyn DnsProvider>,
     context: Context,
     zone: Zone,
-    /// PowerDNS answers 500 when a zone is written twice at once: whoever has no writer per zone has to take turns.
-    turn: Mutex<()>,
 }
 
 /// An order whose value is to be published.
@@ -110,7 +107,7 @@ impl Loop {
         let provider = (factory.build)(&block, &build).unwrap_or_else(|_| panic!("the block is sound"));
         let context = Context::new(Timestamp::now(), CancellationToken::new());
         let zone = Zone { id: format!("{zone}."), name: Fqdn::new(zone).expect("it is a name") };
-        Self { session, provider, context, zone, turn: Mutex::default() }
+        Self { session, provider, context, zone }
     }
 
     /// Issues one certificate from the order to the removal of its TXT value.
@@ -123,12 +120,8 @@ impl Loop {
         Ok(())
     }
 
-    /// Issues many, so many at a time, each with its own writes to DNS.
-    pub(crate) async fn issue_each(&self, names: &[String], at_once: usize) -> Result<(), AcmeError> {
-        stream::iter(names).map(|name| self.issue(name)).buffer_unordered(at_once).try_collect().await
-    }
-
-    /// Issues many in phases, with one write to DNS for all and one to take it back: what is fastest where it may be.
+    /// Issues many in phases, with one write to DNS for all and one to take it back. With writes of its own for each it takes
+    /// a minute for 500: PowerDNS answers 500 when a zone is written twice at once, so that everybody would take turns.
     pub(crate) async fn issue_together(&self, names: &[String], at_once: usize) -> Result<(), AcmeError> {
         let opened: Vec<Opened> =
             stream::iter(names).map(|name| self.open(name)).buffer_unordered(at_once).try_collect().await?;
@@ -172,7 +165,6 @@ impl Loop {
     }
 
     async fn change(&self, additions: Vec<TxtRecord>, removals: Vec<TxtRecord>) {
-        let _turn = self.turn.lock().await;
         let change = TxtChange { additions, removals, ttl: Duration::from_secs(60) };
         self.provider.change(&self.context, &self.zone, &change).await.expect("the server takes it");
     }

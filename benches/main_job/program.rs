@@ -36,7 +36,10 @@ pub(crate) struct Run {
 
 /// A run did not end in its time and was killed.
 #[derive(Debug)]
-pub(crate) struct TimedOut;
+pub(crate) struct TimedOut {
+    /// What it had printed by then.
+    pub(crate) stdout: String,
+}
 
 impl Folder {
     pub(crate) fn new() -> Self {
@@ -143,7 +146,7 @@ impl Folder {
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     child.kill().expect("it is our child");
                     child.wait().expect("it is our child");
-                    return Err(TimedOut);
+                    return Err(TimedOut { stdout });
                 }
             }
         }

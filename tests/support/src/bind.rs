@@ -39,7 +39,7 @@ impl Bind {
                     r#"options {{
   directory "{path}"; pid-file "{path}/named.pid"; session-keyfile "{path}/session.key";
   listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 port {port} {{ ::1; }};
-  recursion no; allow-query {{ any; }}; dnssec-validation no; notify no; tcp-clients 1000; querylog no;
+  recursion no; allow-query {{ any; }}; dnssec-validation no; notify no; tcp-clients 1000; tcp-listen-queue 1000; querylog no;
 }};
 controls {{ }};
 statistics-channels {{ inet 127.0.0.1 port {statistics} allow {{ 127.0.0.1; }}; }};
