@@ -12,7 +12,6 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use aws_lc_rs::rand;
 use certplan_provider::Secret;
 use certplan_provider::SecretRef;
 use certplan_provider::SecretResolver;
@@ -42,8 +41,9 @@ pub(crate) fn variable(name: &str) -> Option<OsString> {
 /// When the operating system has no randomness: nothing safe can be done then.
 pub(crate) fn random_id() -> String {
     let mut bytes = [0_u8; 16];
+    // Not from aws-lc, whose generator collects the jitter of the clock for 30 ms before its first octet: a plan needs no key.
     #[expect(clippy::expect_used, reason = "without randomness no key can be made either")]
-    rand::fill(&mut bytes).expect("the operating system gives random octets");
+    getrandom::fill(&mut bytes).expect("the operating system gives random octets");
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
