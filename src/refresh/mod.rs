@@ -41,6 +41,9 @@ use crate::probe::ProbeOptions;
 /// How many questions are open at once.
 const AT_ONCE: usize = 64;
 
+/// How many slots a target is asked for together.
+const TOGETHER: usize = 16;
+
 /// What a refresh looks with.
 #[derive(Debug)]
 pub struct Refresh<'a> {
@@ -115,24 +118,38 @@ impl Refresh<'_> {
         &self,
         records: &[(&Name, &CertificateRecord)],
     ) -> BTreeMap<(Name, Name), Fact<Deployed>> {
-        let slots = records.iter().flat_map(|(name, record)| {
-            record.deployments.iter().map(move |(target, deployment)| (*name, target, &deployment.slot))
-        });
-        stream::iter(slots)
-            .map(|(name, target, slot)| async move {
-                let fact = match self.targets.get(target) {
-                    None => Fact::Unknown(format!("the target `{target}` is not in the configuration")),
-                    Some(built) => match built.observe(self.context, slot).await {
-                        Ok(Some(deployed)) => Fact::Present(deployed),
-                        Ok(None) => Fact::Absent,
-                        Err(error) => Fact::Unknown(message_of(&error)),
-                    },
-                };
-                ((name.clone(), target.clone()), fact)
-            })
-            .buffer_unordered(AT_ONCE)
+        let mut by_target: BTreeMap<&Name, Vec<(&Name, &Slot)>> = BTreeMap::new();
+        for (name, record) in records {
+            for (target, deployment) in &record.deployments {
+                by_target.entry(target).or_default().push((name, &deployment.slot));
+            }
+        }
+        let groups: Vec<_> = by_target
+            .iter()
+            .flat_map(|(target, slots)| slots.chunks(TOGETHER).map(move |slots| (*target, slots)))
+            .collect();
+        stream::iter(groups)
+            .map(|(target, slots)| async move { self.group(target, slots).await })
+            .buffer_unordered(AT_ONCE / TOGETHER)
+            .flat_map(stream::iter)
             .collect()
             .await
+    }
+
+    /// Looks at some slots of one target.
+    async fn group(&self, target: &Name, slots: &[(&Name, &Slot)]) -> Vec<((Name, Name), Fact<Deployed>)> {
+        let at = |name: &Name| (name.clone(), target.clone());
+        let Some(built) = self.targets.get(target) else {
+            let unknown = || Fact::Unknown(format!("the target `{target}` is not in the configuration"));
+            return slots.iter().map(|(name, _)| (at(name), unknown())).collect();
+        };
+        let places: Vec<&Slot> = slots.iter().map(|(_, slot)| *slot).collect();
+        let observed = built.observe_all(self.context, &places).await.into_iter().map(|seen| match seen {
+            Ok(Some(deployed)) => Fact::Present(deployed),
+            Ok(None) => Fact::Absent,
+            Err(error) => Fact::Unknown(message_of(&error)),
+        });
+        slots.iter().map(|(name, _)| at(name)).zip(observed).collect()
     }
 
     /// Asks every endpoint once, though several certificates may name it.

@@ -1,6 +1,7 @@
 use std::fmt;
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde::Serialize;
@@ -42,6 +43,16 @@ pub trait DeployTarget: Send + Sync + fmt::Debug {
 
     /// Returns what the slot holds now, without reading the private key where the target allows that.
     async fn observe(&self, context: &Context, slot: &Slot) -> Result<Option<Deployed>, ProviderError>;
+
+    /// Observes several slots, and returns what each holds in their order: for targets that can look at many for the
+    /// price of one.
+    async fn observe_all(
+        &self,
+        context: &Context,
+        slots: &[&Slot],
+    ) -> Vec<Result<Option<Deployed>, ProviderError>> {
+        join_all(slots.iter().map(|slot| self.observe(context, slot))).await
+    }
 
     /// Puts a bundle into the slot.
     ///

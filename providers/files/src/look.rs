@@ -1,3 +1,4 @@
+use std::fmt::Write;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -33,7 +34,7 @@ use crate::store::PUBLIC_MODE;
 use crate::store::entry;
 
 /// How large a file may be to be read: a chain has a few kilobytes.
-const LIMIT: u64 = 1024 * 1024;
+const LIMIT: usize = 1024 * 1024;
 
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
@@ -81,8 +82,23 @@ pub(crate) fn look(place: &Place) -> Result<Option<Deployed>, ProviderError> {
 
 /// What was seen.
 struct Seen {
-    leaf: Option<Vec<u8>>,
+    leaf: Option<Leaf>,
     deviations: Vec<String>,
+}
+
+/// What is told of a certificate.
+struct Leaf {
+    fingerprint: Fingerprint,
+    serial: String,
+    not_after: Option<Timestamp>,
+}
+
+/// The file that the others are compared with.
+struct Fullchain {
+    octets: Zeroizing<Vec<u8>>,
+    metadata: Stat,
+    /// Where its first certificate ends.
+    cut: usize,
 }
 
 impl Seen {
@@ -114,11 +130,10 @@ impl Seen {
         }
         let chain = match open(folder, PemFile::Fullchain) {
             Ok(file) => {
-                let written = fstat(&file).map_err(|error| failed("look at", &home, error))?;
-                Some((
-                    read(file).map_err(|error| failed("read", &home.join("fullchain.pem"), error))?,
-                    written,
-                ))
+                let metadata = fstat(&file).map_err(|error| failed("look at", &home, error))?;
+                let octets =
+                    read(file).map_err(|error| failed("read", &home.join("fullchain.pem"), error))?;
+                Some(Fullchain { cut: first_end(&octets), octets, metadata })
             }
             Err(Errno::NOENT | Errno::LOOP) => None,
             Err(error) => return Err(failed("open", &home.join("fullchain.pem"), error)),
@@ -139,11 +154,11 @@ impl Seen {
             }
             let mode = if file.is_secret() { place.secret_mode() } else { PUBLIC_MODE };
             compare(name, &metadata, mode, owners, &mut deviations);
-            if let Some((chain, written)) = &chain {
-                compare_contents(folder, file, chain, &metadata, written, &mut deviations);
+            if let Some(chain) = &chain {
+                compare_contents(folder, file, chain, &metadata, &mut deviations);
             }
         }
-        let mut leaf = chain.as_ref().and_then(|(chain, _)| first_certificate(chain));
+        let mut leaf = chain.as_ref().and_then(|chain| first_certificate(&chain.octets));
         if chain.is_some() && leaf.is_none() {
             deviations.push("fullchain.pem holds no certificate".to_owned());
         }
@@ -157,15 +172,11 @@ impl Seen {
     }
 
     fn into_deployed(mut self, version: Option<String>) -> Deployed {
-        let facts = self.leaf.as_deref().and_then(|der| X509Certificate::from_der(der).ok());
         self.deviations.dedup();
         Deployed {
-            fingerprint: self.leaf.as_deref().map(fingerprint),
-            serial: facts.as_ref().map(|(_, leaf)| {
-                leaf.raw_serial().iter().map(|octet| format!("{octet:02x}")).collect::<String>()
-            }),
-            not_after: facts
-                .and_then(|(_, leaf)| Timestamp::from_second(leaf.validity().not_after.timestamp()).ok()),
+            fingerprint: self.leaf.as_ref().map(|leaf| leaf.fingerprint),
+            not_after: self.leaf.as_ref().and_then(|leaf| leaf.not_after),
+            serial: self.leaf.map(|leaf| leaf.serial),
             version,
             deviations: self.deviations,
         }
@@ -197,24 +208,23 @@ fn compare(name: &str, metadata: &Stat, mode: RawMode, owners: Owners, deviation
 fn compare_contents(
     folder: &OwnedFd,
     file: PemFile,
-    chain: &[u8],
+    chain: &Fullchain,
     metadata: &Stat,
-    written: &Stat,
     deviations: &mut Vec<String>,
 ) {
     let name = file.name();
-    let cut = first_end(chain);
+    let Fullchain { octets: chain, metadata: written, cut } = chain;
     let same = match file {
         PemFile::Fullchain => true,
-        PemFile::Cert => open(folder, file).and_then(read).is_ok_and(|octets| *octets == chain[..cut]),
+        PemFile::Cert => open(folder, file).and_then(read).is_ok_and(|octets| *octets == chain[..*cut]),
         PemFile::Chain => open(folder, file)
             .and_then(read)
-            .is_ok_and(|octets| octets.trim_ascii_start() == chain[cut..].trim_ascii_start()),
+            .is_ok_and(|octets| octets.trim_ascii_start() == chain[*cut..].trim_ascii_start()),
         // Exactly as much as is public; without the right to read it, only its date speaks.
         PemFile::Combined => match open(folder, file) {
             Ok(opened) => {
                 let mut start = Zeroizing::new(vec![0; chain.len()]);
-                File::from(opened).read_exact(&mut start).is_ok() && *start == *chain
+                File::from(opened).read_exact(&mut start).is_ok() && start == *chain
             }
             Err(error) => error == Errno::ACCESS,
         },
@@ -238,18 +248,24 @@ fn read(file: OwnedFd) -> Result<Zeroizing<Vec<u8>>, Errno> {
         return Err(Errno::INVAL);
     }
     // Wiped, for somebody may have put a key into it.
-    let mut octets = Zeroizing::new(Vec::new());
+    let size = usize::try_from(metadata.st_size).unwrap_or(0).min(LIMIT);
+    let mut octets = Zeroizing::new(Vec::with_capacity(size + 1));
     File::from(file)
-        .take(LIMIT)
+        .take(LIMIT as u64)
         .read_to_end(&mut octets)
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     Ok(octets)
 }
 
-fn first_certificate(pem: &[u8]) -> Option<Vec<u8>> {
+fn first_certificate(pem: &[u8]) -> Option<Leaf> {
     let certificate = Pem::iter_from_buffer(pem).flatten().find(|block| block.label == "CERTIFICATE")?;
-    X509Certificate::from_der(&certificate.contents).ok()?;
-    Some(certificate.contents)
+    let (_, leaf) = X509Certificate::from_der(&certificate.contents).ok()?;
+    let mut serial = String::with_capacity(40);
+    for octet in leaf.raw_serial() {
+        let _ = write!(serial, "{octet:02x}");
+    }
+    let not_after = Timestamp::from_second(leaf.validity().not_after.timestamp()).ok();
+    Some(Leaf { fingerprint: fingerprint(&certificate.contents), serial, not_after })
 }
 
 /// Where the first block of a PEM text ends, its newline included.

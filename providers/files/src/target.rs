@@ -160,6 +160,20 @@ impl DeployTarget for FilesTarget {
         blocking(move || look(&place)).await
     }
 
+    async fn observe_all(
+        &self,
+        _: &Context,
+        slots: &[&Slot],
+    ) -> Vec<Result<Option<Deployed>, ProviderError>> {
+        let owned: Vec<Slot> = slots.iter().map(|slot| (*slot).clone()).collect();
+        let _permit = LOOKS.acquire().await.ok();
+        let looked = blocking(move || {
+            let look = |slot| Place::from_slot(slot).and_then(|place| look(&place));
+            Ok(owned.iter().map(look).collect::<Vec<_>>())
+        });
+        looked.await.unwrap_or_else(|_| slots.iter().map(|_| Err(interrupted())).collect())
+    }
+
     async fn deploy(
         &self,
         context: &Context,
@@ -548,6 +562,10 @@ async fn blocking<T: Send + 'static>(
     match spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => Err(ProviderError::transient("the run ended before the files were looked at")),
+        Err(_) => Err(interrupted()),
     }
+}
+
+fn interrupted() -> ProviderError {
+    ProviderError::transient("the run ended before the files were looked at")
 }

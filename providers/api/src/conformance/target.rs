@@ -50,6 +50,7 @@ pub async fn check_target(harness: Arc<dyn TargetHarness>) {
     let suite = Suite { harness };
     suite.an_empty_slot_is_none().await;
     suite.what_is_deployed_is_read_back().await;
+    suite.many_are_observed_in_their_order().await;
     suite.deploying_twice_is_deploying_once().await;
     suite.a_replacement_stays_after_its_commit().await;
     suite.a_rollback_brings_back_what_served().await;
@@ -81,6 +82,20 @@ impl Suite {
         assert_eq!(deployed.deviations, Vec::<String>::new(), "what was just deployed deviates in nothing");
         self.commit(&slot, &receipt).await;
         self.holds(&slot, 0).await;
+    }
+
+    async fn many_are_observed_in_their_order(&self) {
+        let slots = [self.harness.slot(), self.harness.slot(), self.harness.slot()];
+        self.deployed(&slots[0], 0).await;
+        self.deployed(&slots[2], 1).await;
+        let together = self.harness.target().observe_all(&context(), &slots.each_ref()).await;
+        let together: Vec<_> = together.into_iter().map(|seen| seen.expect("observing succeeds")).collect();
+        let mut alone = Vec::new();
+        for slot in &slots {
+            alone.push(self.observe(slot).await);
+        }
+        assert_eq!(together, alone, "looking at many is looking at each");
+        assert!(alone[0].is_some() && alone[1].is_none(), "they differ");
     }
 
     async fn deploying_twice_is_deploying_once(&self) {
