@@ -170,7 +170,10 @@ pub(crate) async fn plan(
     let ari = fresh_windows(&prior, &observed);
     let operations = prior.certificates.values().filter_map(|known| known.record.operation.as_ref());
     let journaled = operations.map(|operation| (operation.id.clone(), operation.txt.clone())).collect();
-    Ok(Planned { plan: planned, lineage: prior.lineage, ari, journaled })
+    let lineage = prior.lineage.clone();
+    // To free the records of a large fleet takes as long as to plan it, and nothing waits for it.
+    tokio::task::spawn_blocking(move || drop((prior, observed)));
+    Ok(Planned { plan: planned, lineage, ari, journaled })
 }
 
 fn selected(project: &Project, options: &PlanOptions, name: &Name) -> bool {
