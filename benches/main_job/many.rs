@@ -15,6 +15,7 @@ use crate::program::Folder;
 use crate::program::Run;
 use crate::program::TimedOut;
 use crate::runtime;
+use crate::single::Until;
 use crate::single::ZONE;
 use crate::single::folder;
 use crate::single::pebble;
@@ -108,30 +109,42 @@ fn apply(folder: &Folder, at_once: usize, count: impl Fn() -> u64) -> Option<(Ru
 }
 
 fn throughput(table: &mut Table) {
-    const CLAIM: &str =
-        "500 certificates from order to files, against a bare loop with one DNS write for all";
     let Some(dns) = power_dns() else { return };
     let names = names();
+    let mut left = vec![
+        (
+            Until::Issued,
+            "500 certificates from order to sealed state, against a bare loop with one DNS write for all",
+        ),
+        (Until::Deployed, "the same and deployed to files, which the bare loop does not do"),
+    ];
     for at_once in AT_ONCE {
-        let Some(bare) = bare(&dns, &names, at_once) else { continue };
-        let Some(pebble) = pebble(dns.port()) else { return };
-        let folder =
-            folder(&pebble, &power_dns_block(&dns), dns.port(), &names).with("PDNS_API_KEY", dns.api_key());
-        let Some((run, writes)) = apply(&folder, at_once, || dns.patches()) else { continue };
-        let per_second = |time: Duration| CERTIFICATES as f64 / time.as_secs_f64();
-        let share = per_second(run.took) / per_second(bare);
-        let measured = format!(
-            "{:.0} % at {at_once} at once ({:.0}/s in {}, bare loop {:.0}/s)",
-            share * 100.0,
-            per_second(run.took),
-            seconds(run.took),
-            per_second(bare),
-        );
-        table.add(CLAIM, "60 % of its throughput", measured, share >= 0.6);
-        add_writes(table, "PowerDNS (HTTP API)", writes);
-        return;
+        while let Some((until, claim)) = left.first() {
+            // Measured one after the other each time, for the machine may be busier later.
+            let Some(bare) = bare(&dns, &names, at_once) else { break };
+            let Some(pebble) = pebble(dns.port()) else { return };
+            let folder = folder(&pebble, &power_dns_block(&dns), dns.port(), &names, *until)
+                .with("PDNS_API_KEY", dns.api_key());
+            let Some((run, writes)) = apply(&folder, at_once, || dns.patches()) else { break };
+            let per_second = |time: Duration| CERTIFICATES as f64 / time.as_secs_f64();
+            let share = per_second(run.took) / per_second(bare);
+            let measured = format!(
+                "{:.0} % at {at_once} at once ({:.0}/s in {}, bare loop {:.0}/s)",
+                share * 100.0,
+                per_second(run.took),
+                seconds(run.took),
+                per_second(bare),
+            );
+            table.add(claim, "60 % of its throughput", measured, share >= 0.6);
+            if *until == Until::Issued {
+                add_writes(table, "PowerDNS (HTTP API)", writes);
+            }
+            left.remove(0);
+        }
     }
-    table.add(CLAIM, "60 % of its throughput", "Pebble hung in every attempt".to_owned(), false);
+    for (_, claim) in left {
+        table.add(claim, "60 % of its throughput", "Pebble hung in every attempt".to_owned(), false);
+    }
 }
 
 /// How long the bare loop takes for all; `None` when Pebble hangs.
@@ -160,7 +173,8 @@ fn updates(table: &mut Table) {
     );
     for at_once in AT_ONCE {
         let Some(pebble) = pebble(bind.port()) else { return };
-        let folder = folder(&pebble, &block, bind.port(), &names()).with("TSIG_SECRET", &key.secret);
+        let folder =
+            folder(&pebble, &block, bind.port(), &names(), Until::Issued).with("TSIG_SECRET", &key.secret);
         if let Some((_, writes)) = apply(&folder, at_once, || bind.updates()) {
             return add_writes(table, "BIND (RFC 2136)", writes);
         }

@@ -38,8 +38,17 @@ pub(crate) fn power_dns() -> Option<PowerDns> {
     PowerDns::start(&[ZoneFile::new(ZONE)], &TsigKey::new("hmac-sha256"))
 }
 
+/// Where the program's work on a certificate ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// Where a bare loop ends: the certificate is there, sealed in state, and nothing is left in DNS.
+    Issued,
+    /// In files on this machine.
+    Deployed,
+}
+
 /// A folder for the program with certificates of one name each; `dns` is the block of the provider.
-pub(crate) fn folder(pebble: &Pebble, dns: &str, dns_port: u16, names: &[String]) -> Folder {
+pub(crate) fn folder(pebble: &Pebble, dns: &str, dns_port: u16, names: &[String], until: Until) -> Folder {
     let folder = Folder::new();
     folder.write("pebble.pem", pebble.ca_bundle());
     let mut text = format!(
@@ -54,7 +63,10 @@ pub(crate) fn folder(pebble: &Pebble, dns: &str, dns_port: u16, names: &[String]
         pebble.directory_url(),
     );
     for (number, name) in names.iter().enumerate() {
-        let _ = write!(text, "  c{number}:\n    names: [{name}]\n    deploy: [{{ target: out }}]\n");
+        let _ = writeln!(text, "  c{number}:\n    names: [{name}]");
+        if until == Until::Deployed {
+            text.push_str("    deploy: [{ target: out }]\n");
+        }
     }
     folder.write("certplan.yaml", &text);
     folder
@@ -77,8 +89,8 @@ pub(crate) fn measure(table: &mut Table) {
     let Some(dns) = power_dns() else { return };
     let Some(pebble) = pebble(dns.port()) else { return };
     let names = [format!("one.{ZONE}")];
-    let folder =
-        folder(&pebble, &power_dns_block(&dns), dns.port(), &names).with("PDNS_API_KEY", dns.api_key());
+    let folder = folder(&pebble, &power_dns_block(&dns), dns.port(), &names, Until::Deployed)
+        .with("PDNS_API_KEY", dns.api_key());
     let runtime = runtime();
     let account = runtime.block_on(Account::create(&pebble));
     folder.run(&["apply", "--auto-approve"]).expect(0);
