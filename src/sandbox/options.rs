@@ -51,6 +51,8 @@ pub struct SandboxOptions {
     pub authorization_lifetime: Duration,
     /// How many of a hundred valid authorizations are used again for a later order of the same account.
     pub authorization_reuse_percent: u8,
+    /// Whether a pending authorization of the account is given to a later order as well: two orders then wait for one value.
+    pub pending_reuse: bool,
     /// Whether an order equal to an open one of the account (names and profile) is answered with the open one.
     pub order_reuse: bool,
     /// What is said about an order whose time is over.
@@ -96,6 +98,7 @@ impl Default for SandboxOptions {
             pending_lifetime: 7 * day,
             authorization_lifetime: 30 * day,
             authorization_reuse_percent: 100,
+            pending_reuse: false,
             order_reuse: true,
             expired_orders: ExpiredOrders::default(),
             ed25519: false,

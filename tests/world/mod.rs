@@ -1,5 +1,7 @@
 //! A project beside a sandbox: what a run did is judged by the sandbox's own ledger.
 
+pub mod inside;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

@@ -104,10 +104,15 @@ impl Ca {
         self.order_reply(&store, id, now, StatusCode::CREATED)
     }
 
-    /// A valid authorization that is used again, or a new one.
+    /// A valid or pending authorization that is used again, or a new one.
     fn authorization_for(&self, store: &mut Store, account: u64, name: &CertName, now: Timestamp) -> u64 {
         if let Some(id) = store.valid_authorization(account, name, self.reuse_until(now))
             && self.faults.roll("authorization/reuse", self.options.authorization_reuse_percent)
+        {
+            return id;
+        }
+        if self.options.pending_reuse
+            && let Some(id) = store.pending_authorization(account, name, now)
         {
             return id;
         }

@@ -326,6 +326,15 @@ impl Store {
         (authorization.status(now) == AuthorizationStatus::Valid).then_some(id)
     }
 
+    pub(super) fn pending_authorization(&self, account: u64, name: &CertName, now: Timestamp) -> Option<u64> {
+        let is_open = |authorization: &Authorization| {
+            authorization.account == account
+                && authorization.name == *name
+                && authorization.status(now) == AuthorizationStatus::Pending
+        };
+        self.kept.authorizations.iter().find(|(_, authorization)| is_open(authorization)).map(|(id, _)| *id)
+    }
+
     /// Ends a validation. An authorization that was deactivated meanwhile stays so.
     pub(super) fn set_challenge(&mut self, id: u64, kind: ChallengeKind, state: ChallengeState) {
         let Some(authorization) = self.kept.authorizations.get_mut(&id) else { return };
