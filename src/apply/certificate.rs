@@ -28,6 +28,7 @@ use super::error::ApplyError;
 use super::error::Disposition;
 use super::event::Event;
 use super::event::Step;
+use super::guard::guarded;
 use super::journal::Journal;
 
 /// Where the challenge of each name goes, by the name without its wildcard.
@@ -39,13 +40,21 @@ impl Apply {
         let address = Address::Certificate(work.name.clone());
         self.reporter.report(Event::ApplyStart { address: address.clone(), resumed: work.resume.is_some() });
         let lease = self.leases.acquire(&self.lease_key(work), self.options.lock_timeout).await?;
-        self.step(address.clone(), Step::Leased);
         let mut journal = Journal::open(Arc::clone(&self.state), work.name.clone(), lease).await?;
-        let outcome = self.work(work, &mut journal).await;
-        let outcome = match outcome {
-            Ok(()) => Ok(()),
-            Err(error) => self.settle(&mut journal, error).await,
-        };
+        let outcome = guarded(self.work(work, &mut journal)).await;
+        if let Err(error) = &outcome {
+            let settled = guarded(async {
+                self.settle(&mut journal, error).await;
+                Ok(())
+            });
+            if settled.await.is_err() {
+                self.reporter.report(Event::Warning {
+                    address: address.clone(),
+                    message: "what is left of it could not be taken back, and the next run tries again"
+                        .to_owned(),
+                });
+            }
+        }
         let record = journal.close().await.content;
         if outcome.is_ok() {
             let facts = record.current.as_ref().map(|current| &current.facts);
@@ -59,6 +68,7 @@ impl Apply {
     }
 
     async fn work(&self, work: &CertificateWork, journal: &mut Journal) -> Result<(), ApplyError> {
+        self.step(Address::Certificate(work.name.clone()), Step::Leased);
         // A rename was compared with its plan when it was done.
         if work.rename.is_none() && journal.revision() != work.base_revision {
             return Err(ApplyError::Stale { planned: work.base_revision, found: journal.revision() });
@@ -180,11 +190,19 @@ impl Apply {
     }
 
     /// Records a failure; what is left in the world is taken back where nothing can come of it any more.
-    async fn settle(&self, journal: &mut Journal, error: ApplyError) -> Result<(), ApplyError> {
+    async fn settle(&self, journal: &mut Journal, error: &ApplyError) {
+        if matches!(error, ApplyError::Panicked) {
+            // What it was changing is half changed: what counts is what is persisted. Without an operation there is
+            // nothing to take back.
+            match journal.reload().await {
+                Ok(()) if journal.record().operation.is_some() => {}
+                _ => return,
+            }
+        }
         let stage = journal.record().operation.as_ref().map(|operation| operation.stage);
         let disposition = error.disposition(stage);
         if matches!(disposition, Disposition::Leave) || self.context.cancel.is_cancelled() {
-            return Err(error);
+            return;
         }
         let address = Address::Certificate(journal.name().clone());
         // TXT values are removed whenever that is possible: an operation that goes on writes them again.
@@ -201,24 +219,25 @@ impl Apply {
                 false
             }
         };
-        let failures = backoff::after(journal.record().failures.as_ref(), &error, self.now());
+        let failures = backoff::after(journal.record().failures.as_ref(), error, self.now());
         if left
             && let Some(operation) = &journal.record().operation
             && operation.stage < Stage::Issued
         {
-            self.state.delete_handoff(&operation.id).await?;
-            journal.record_mut().operation = None;
+            match self.state.delete_handoff(&operation.id).await {
+                Ok(()) => journal.record_mut().operation = None,
+                // No key of a closed operation may be readable: it stays open, and the next run closes it.
+                Err(kept) => {
+                    tracing::warn!(error = %kept, certificate = %journal.name(), "a hand-off is left")
+                }
+            }
         }
         journal.record_mut().failures = Some(failures);
-        match journal.persist(Revise::Bump).await {
-            Ok(()) => Err(error),
-            Err(unsaved) => {
-                self.reporter.report(Event::Warning {
-                    address,
-                    message: format!("the failure could not be recorded: {unsaved}"),
-                });
-                Err(error)
-            }
+        if let Err(unsaved) = journal.persist(Revise::Bump).await {
+            self.reporter.report(Event::Warning {
+                address,
+                message: format!("the failure could not be recorded: {unsaved}"),
+            });
         }
     }
 

@@ -36,6 +36,7 @@ use super::Apply;
 use super::error::ApplyError;
 use super::event::Event;
 use super::event::Step;
+use super::guard::guarded;
 use super::journal::Journal;
 
 /// How long a target that has answered may take until it serves.
@@ -72,7 +73,7 @@ impl Apply {
         let mut failures = Vec::new();
         let mut underway = Vec::new();
         for deployment in due {
-            match self.deploy_one(deployment, &bundle, journal).await {
+            match guarded(self.deploy_one(deployment, &bundle, journal)).await {
                 Ok(Some(deployed)) => underway.push(deployed),
                 Ok(None) => {}
                 Err(error) => failures.push(self.deployment_failed(&work.name, &deployment.target, error)?),
@@ -80,13 +81,16 @@ impl Apply {
         }
         if let Err(error) = self.verify(&desired.verify, fingerprint).await {
             for deployed in underway.drain(..) {
-                self.roll_back(&work.name, &deployed, journal).await?;
+                let target = &deployed.desired.target;
+                if let Err(error) = guarded(self.roll_back(&work.name, &deployed, journal)).await {
+                    failures.push(self.deployment_failed(&work.name, target, error)?);
+                }
             }
             failures.push(error);
         }
         for deployed in underway {
             let target = deployed.desired.target.clone();
-            if let Err(error) = self.commit(&work.name, deployed, fingerprint, journal).await {
+            if let Err(error) = guarded(self.commit(&work.name, deployed, fingerprint, journal)).await {
                 failures.push(self.deployment_failed(&work.name, &target, error)?);
             }
         }

@@ -133,6 +133,9 @@ pub enum ApplyError {
         /// The order.
         url: String,
     },
+    /// Something panicked: a fault in certplan or in a provider.
+    #[error("a part of certplan broke down, and the next run goes on from here")]
+    Panicked,
     /// A TXT value cannot be seen.
     #[error(transparent)]
     Propagation(#[from] PropagationError),
@@ -283,9 +286,11 @@ impl ApplyError {
             | Self::UnknownTarget { .. }
             | Self::KeySealed { .. } => Disposition::Leave,
             Self::Acme(error) if error.is_retryable() => Disposition::Keep,
-            Self::Dns { .. } | Self::OrderPending { .. } | Self::Propagation(_) | Self::Write(_) => {
-                Disposition::Keep
-            }
+            Self::Dns { .. }
+            | Self::OrderPending { .. }
+            | Self::Panicked
+            | Self::Propagation(_)
+            | Self::Write(_) => Disposition::Keep,
             _ => Disposition::Close,
         }
     }
@@ -330,6 +335,9 @@ impl ApplyError {
                 "CERTPLAN_AGE_KEY_FILE names the file of an identity that it is sealed to; CERTPLAN_AGE_KEY holds it itself"
             }
             Self::State(error) => return error.each().find_map(StateError::hint).map(str::to_owned),
+            Self::Panicked => {
+                "this is a fault in certplan or in a provider: report it with the message that begins with `thread`"
+            }
             Self::Stale { .. } => "run `certplan plan` again and review what it shows now",
             Self::Unencrypted => "`certplan init` makes an identity and shows the two lines to add",
             Self::Validation { .. } => {

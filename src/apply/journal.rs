@@ -30,11 +30,19 @@ pub(super) struct Journal {
 impl Journal {
     /// Reads the record under a lease that is already held.
     pub(super) async fn open(state: Arc<State>, name: Name, lease: Lease) -> Result<Self, ApplyError> {
-        let stored = match state.certificate(&name).await? {
-            Some(stored) => stored,
-            None => Stored::new(CertificateRecord::default()),
-        };
-        Ok(Self { state, name, stored, lease })
+        match read(&state, &name).await {
+            Ok(stored) => Ok(Self { state, name, stored, lease }),
+            Err(error) => {
+                give_back(lease, &name).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Forgets what was changed and not persisted.
+    pub(super) async fn reload(&mut self) -> Result<(), ApplyError> {
+        self.stored = read(&self.state, &self.name).await?;
+        Ok(())
     }
 
     /// The certificate's name.
@@ -87,10 +95,19 @@ impl Journal {
 
     /// Ends the work: gives the lease back and returns the record.
     pub(super) async fn close(self) -> Stored<CertificateRecord> {
-        // A lease that cannot be given back goes stale by itself: the work is done, so this is no failure.
-        if let Err(error) = self.lease.release().await {
-            tracing::debug!(%error, certificate = %self.name, "lease not released");
-        }
+        give_back(self.lease, &self.name).await;
         self.stored
+    }
+}
+
+async fn read(state: &State, name: &Name) -> Result<Stored<CertificateRecord>, ApplyError> {
+    let stored = state.certificate(name).await?;
+    Ok(stored.unwrap_or_else(|| Stored::new(CertificateRecord::default())))
+}
+
+/// A lease that cannot be given back goes stale by itself: the work is done, so that is no failure.
+async fn give_back(lease: Lease, name: &Name) {
+    if let Err(error) = lease.release().await {
+        tracing::debug!(%error, certificate = %name, "lease not released");
     }
 }

@@ -11,6 +11,7 @@ mod certificate;
 mod deploy;
 mod error;
 mod event;
+mod guard;
 mod in_use;
 mod issue;
 mod journal;
@@ -19,6 +20,7 @@ mod zones;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +62,7 @@ pub use event::Silent;
 pub use event::Step;
 pub use zones::LeasedZones;
 
+use guard::guarded;
 use in_use::InUse;
 use key_ring::KeyRing;
 
@@ -167,7 +170,7 @@ pub async fn apply(world: World, plan: &Plan, ari: &BTreeMap<Name, AriRecord>) -
     let handoffs = run.state.handoffs().await.unwrap_or_default();
     let work = plan.work();
     for issuer in plan.accounts() {
-        if let Err(error) = run.session(&issuer).await {
+        if let Err(error) = guarded(run.session(&issuer)).await {
             run.fail(Address::Account(issuer), error, &mut outcome);
         }
     }
@@ -182,6 +185,7 @@ impl Apply {
     async fn certificates(self: &Arc<Self>, work: BTreeMap<Name, CertificateWork>, outcome: &mut Outcome) {
         let open = Arc::new(Semaphore::new(self.options.open_certificates.max(1)));
         let mut tasks = JoinSet::new();
+        let mut names = HashMap::new();
         for (name, work) in work {
             if outcome.failed.contains_key(&Address::Certificate(name.clone())) {
                 continue;
@@ -196,22 +200,27 @@ impl Apply {
                 continue;
             }
             let (run, open) = (Arc::clone(self), Arc::clone(&open));
-            tasks.spawn(async move {
-                let Ok(_permit) = open.acquire().await else { return (name, Err(ApplyError::Interrupted)) };
+            let task = tasks.spawn(async move {
+                let _permit = open.acquire().await.map_err(|_| ApplyError::Interrupted)?;
                 if run.context.cancel.is_cancelled() {
-                    return (name, Err(ApplyError::Interrupted));
+                    return Err(ApplyError::Interrupted);
                 }
-                let outcome = run.certificate(&work).await;
-                (name, outcome)
+                run.certificate(&work).await
             });
+            names.insert(task.id(), name);
         }
-        while let Some(joined) = tasks.join_next().await {
-            match joined {
-                Ok((name, Ok(()))) => {
+        while let Some(joined) = tasks.join_next_with_id().await {
+            let (id, ended) = match joined {
+                Ok((id, ended)) => (id, ended),
+                // Nobody aborts one, so it panicked where nothing else caught that: it is lost, and the others go on.
+                Err(lost) => (lost.id(), Err(ApplyError::Panicked)),
+            };
+            match (names.remove(&id), ended) {
+                (Some(name), Ok(())) => {
                     outcome.done.insert(name);
                 }
-                Ok((name, Err(error))) => self.fail(Address::Certificate(name), error, outcome),
-                Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+                (Some(name), Err(error)) => self.fail(Address::Certificate(name), error, outcome),
+                (None, _) => {}
             }
         }
     }
@@ -231,7 +240,7 @@ impl Apply {
     async fn rename(&self, work: &BTreeMap<Name, CertificateWork>, outcome: &mut Outcome) {
         for work in work.values() {
             let Some(from) = &work.rename else { continue };
-            if let Err(error) = self.rename_one(from, work).await {
+            if let Err(error) = guarded(self.rename_one(from, work)).await {
                 self.fail(Address::Certificate(work.name.clone()), error, outcome);
             }
         }

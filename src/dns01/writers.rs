@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::mem;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use certplan_provider::Context;
 use certplan_provider::TxtRecord;
+use futures::FutureExt;
 use tokio::sync::Notify;
 use tokio::sync::oneshot;
 use tokio::time;
@@ -242,7 +244,7 @@ impl Queue {
         if mem::replace(&mut state.running, true) {
             self.changed.notify_one();
         } else {
-            tokio::spawn(Arc::clone(self).run());
+            tokio::spawn(Arc::clone(self).work());
         }
         receiver
     }
@@ -253,6 +255,18 @@ impl Queue {
             state.release(record);
         }
         self.changed.notify_one();
+    }
+
+    /// Writes what waits. When a provider panics in here nobody waits for a task that is gone: the callers are told.
+    async fn work(self: Arc<Self>) {
+        if AssertUnwindSafe(Arc::clone(&self).run()).catch_unwind().await.is_ok() {
+            return;
+        }
+        let mut state = self.state();
+        state.running = false;
+        for request in state.take() {
+            let _ = request.reply.send(Err(self.writer.interrupted()));
+        }
     }
 
     /// Writes batches until nothing waits any more.
@@ -295,7 +309,7 @@ struct State {
 impl State {
     fn step(&mut self, now: Instant, writer: &Writer, cancelled: bool) -> Step {
         if cancelled {
-            for request in self.additions.take().into_iter().chain(self.removals.take()) {
+            for request in self.take() {
                 let _ = request.reply.send(Err(writer.cancelled()));
             }
         }
@@ -321,6 +335,13 @@ impl State {
                 Step::Rest
             }
         }
+    }
+
+    /// Takes everything that waits.
+    fn take(&mut self) -> Vec<Request> {
+        let mut requests = self.additions.take();
+        requests.append(&mut self.removals.take());
+        requests
     }
 
     /// Takes values back from a caller and returns those that nobody else holds.
