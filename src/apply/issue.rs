@@ -41,6 +41,7 @@ use super::certificate::bases;
 use super::error::ApplyError;
 use super::event::Event;
 use super::event::Step;
+use super::in_use::Released;
 use super::journal::Journal;
 
 /// How long issuances are remembered for the CA's rate limits: the longest window that a public CA counts in.
@@ -232,7 +233,7 @@ impl Apply {
         }
         operation.stage = Stage::Validating;
         journal.persist(Revise::Keep).await?;
-        self.in_use.take(&values);
+        self.in_use.take(&journal.operation()?.id, &values);
         self.step(address.clone(), Step::TxtIntended);
 
         journal.check_lease()?;
@@ -430,18 +431,23 @@ impl Apply {
         self.in_use.done(&operation.id);
         let mut by_zone: BTreeMap<(Name, Zone), Vec<TxtRecord>> = BTreeMap::new();
         for value in &operation.txt {
-            let needed = !self.in_use.release(value);
+            let released = self.in_use.release(&operation.id, value);
             // Whoever can write state could have forged it: what does not look like ours is not touched.
             if let Err(foreign) = self.check_ours(operation, value).await? {
                 self.reporter.report(Event::Warning {
                     address: Address::Certificate(journal.name().clone()),
                     message: format!("a TXT value in the journal is left alone: {foreign}"),
                 });
-            } else if !needed {
-                by_zone
-                    .entry((value.provider.clone(), value.zone.clone()))
-                    .or_default()
-                    .push(TxtRecord { name: value.name.clone(), value: value.value.clone() });
+                continue;
+            }
+            let record = TxtRecord { name: value.name.clone(), value: value.value.clone() };
+            match released {
+                Released::Last => {
+                    by_zone.entry((value.provider.clone(), value.zone.clone())).or_default().push(record);
+                }
+                // The writer counts who holds a value as well, and keeps it for as long as somebody does.
+                Released::Shared => self.writers.abandon(&value.provider, &value.zone, &[record]),
+                Released::NotHeld => {}
             }
         }
         let removals = by_zone.into_iter().map(|((provider, zone), records)| async move {

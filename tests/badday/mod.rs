@@ -6,6 +6,7 @@ mod dns;
 mod forged;
 mod fuzz;
 mod input;
+mod journal;
 mod panics;
 mod places;
 mod secrets;

@@ -1,0 +1,163 @@
+//! The journal under bad timing: what it says is true at any moment, and what it lists is enough to go on.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use certplan::apply::ApplyError;
+use certplan::model::DeploymentStage;
+use certplan::model::Stage;
+use certplan::sandbox::ZoneOptions;
+use certplan_provider::ProviderError;
+use futures::FutureExt;
+
+use crate::world::World;
+use crate::world::inside::Hook;
+use crate::world::inside::Inside;
+use crate::world::inside::address;
+use crate::world::inside::forget_failures;
+use crate::world::inside::hook;
+use crate::world::inside::record;
+
+const SHOP: (&str, &str) = ("shop", "names: [shop.example.test]");
+
+/// A world in which certificate keys are for an identity that no run has.
+fn hardened(certificates: &[(&str, &str)]) -> World {
+    let world = World::new();
+    world.configure(certificates);
+    let keys = certplan::state::generate_identity();
+    let recipients = format!("recipients: [{}]", world.project.recipient());
+    let text = world.project.read("certplan.yaml");
+    world.project.write(
+        "certplan.yaml",
+        &text.replace(&recipients, &format!("{recipients}\n  keys: [{}]", keys.recipient)),
+    );
+    world
+}
+
+/// A CA may hand two orders the same pending authorization: both wait for one value, and the last removes it.
+#[test]
+fn a_value_that_two_orders_share_is_removed_when_the_last_is_done() {
+    let world = World::with(|options| {
+        options.pending_reuse = true;
+        options.authorization_reuse_percent = 0;
+        options.zones = vec![ZoneOptions::new("example.test".parse().expect("a name"))];
+    });
+    world.configure(&[
+        ("one", "names: [shared.example.test]"),
+        ("two", "names: [shared.example.test, two.example.test]"),
+    ]);
+    let inside = Inside::new(&world);
+    // Each waits, with its order made, until the other has one: neither has shown the CA a value yet.
+    let both = Arc::new(tokio::sync::Barrier::new(2));
+    let seen = Arc::new(std::sync::Mutex::new(std::collections::BTreeMap::<String, usize>::new()));
+    let meet: Hook = Arc::new(move |call| {
+        let mut seen = seen.lock().expect("nobody panics in here");
+        let puts = seen.entry(call.at.clone()).or_default();
+        if call.what == "written" && call.at.contains("certificates/") {
+            *puts += 1;
+        }
+        // The second write of an operation notes its order.
+        let here = call.what == "written" && call.at.contains("certificates/") && *puts == 2;
+        let both = Arc::clone(&both);
+        async move {
+            if here {
+                both.wait().await;
+            }
+            Ok(())
+        }
+        .boxed()
+    });
+    inside.hook(meet);
+    let outcome = inside.run(&world);
+    assert!(outcome.failed.is_empty(), "{outcome:?}");
+    assert_eq!((world.issued(), world.txt()), (2, Vec::new()));
+}
+
+/// The first clean-up of an operation fails after it has given its values back, and is tried again.
+#[test]
+fn a_clean_up_that_is_tried_again_takes_no_value_from_another_operation() {
+    let world = World::with(|options| {
+        options.pending_reuse = true;
+        options.authorization_reuse_percent = 0;
+    });
+    world.configure(&[
+        ("one", "names: [shared.example.test, one.example.test]"),
+        ("two", "names: [shared.example.test, two.example.test]"),
+    ]);
+    let inside = Inside::new(&world);
+    let both = Arc::new(tokio::sync::Barrier::new(2));
+    let ended = Arc::new(tokio::sync::Notify::new());
+    let seen = Arc::new(std::sync::Mutex::new(std::collections::BTreeMap::<String, usize>::new()));
+    let failed = Arc::new(AtomicBool::new(false));
+    let shared_was_removed = Arc::new(AtomicBool::new(false));
+    let meet: Hook = {
+        let (ended, shared_was_removed) = (Arc::clone(&ended), Arc::clone(&shared_was_removed));
+        Arc::new(move |call| {
+            if call.what == "event" && call.at.contains("errored") && call.at.contains("certificate/one") {
+                ended.notify_one();
+            }
+            let mut puts = 0;
+            if call.what == "written" && call.at.contains("certificates/") {
+                let mut seen = seen.lock().expect("nobody panics in here");
+                let count = seen.entry(call.at.clone()).or_default();
+                *count += 1;
+                puts = *count;
+            }
+            let refuse = call.what == "remove_txt"
+                && call.at.contains("challenge.one.")
+                && !failed.swap(true, Ordering::Relaxed);
+            if call.what == "remove_txt" && !refuse && call.at.contains("shared") && !call.at.contains("two")
+            {
+                shared_was_removed.store(true, Ordering::Relaxed);
+            }
+            // The second write notes the order; the fourth, that it is finalized: `two` still lists its values then.
+            let (both, ended) = (Arc::clone(&both), Arc::clone(&ended));
+            async move {
+                match puts {
+                    2 => {
+                        both.wait().await;
+                    }
+                    4 if call.at.contains("two") => ended.notified().await,
+                    _ if refuse => return Err(ProviderError::invalid("not now")),
+                    _ => {}
+                }
+                Ok(())
+            }
+            .boxed()
+        })
+    };
+    inside.hook(meet);
+    let outcome = inside.run(&world);
+    assert_eq!(outcome.failed.keys().collect::<Vec<_>>(), [&address("one")], "{outcome:?}");
+    assert!(!shared_was_removed.load(Ordering::Relaxed), "`two` still needed it");
+    inside.hook(hook(|_| Ok(())));
+    let outcome = inside.run(&world);
+    assert!(outcome.failed.is_empty(), "{outcome:?}");
+    assert_eq!((world.issued(), world.txt()), (2, Vec::new()));
+}
+
+#[test]
+fn a_certificate_costs_six_writes_of_its_object_and_three_more_with_a_deployment() {
+    let world = World::new();
+    world.configure(&[
+        ("bare", "names: [bare.example.test]"),
+        ("one", "names: [one.example.test]\n    deploy: [{ files: { directory: out } }]"),
+        (
+            "two",
+            "names: [two.example.test]\n    deploy: [{ files: { directory: out } }, { files: { directory: more } }]",
+        ),
+    ]);
+    let inside = Inside::new(&world);
+    let outcome = inside.run(&world);
+    assert!(outcome.failed.is_empty(), "{outcome:?}");
+    let writes = |certificate: &str| {
+        let end = format!("certificates/{certificate}.json");
+        (
+            inside.written(&end).len(),
+            inside.calls("put").iter().filter(|call| call.at.ends_with(&end)).count(),
+        )
+    };
+    assert_eq!([writes("bare"), writes("one"), writes("two")], [(6, 6), (9, 9), (11, 11)]);
+}
