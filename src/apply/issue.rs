@@ -19,6 +19,7 @@ use crate::acme::Session;
 use crate::dns01;
 use crate::dns01::Claim;
 use crate::dns01::NotOurs;
+use crate::dns01::WriteError;
 use crate::model::Address;
 use crate::model::DesiredCertificate;
 use crate::model::Fingerprint;
@@ -247,18 +248,15 @@ impl Apply {
         }
         // Zones that need no value after all are told so at once: others may be waiting for this certificate's.
         expectations.retain(|zone, _| by_zone.contains_key(zone));
-        let writes =
-            by_zone.iter().map(|((provider, id), (zone, records))| {
-                let expectation = expectations
-                    .remove(&(provider.clone(), id.clone()))
-                    .unwrap_or_else(|| self.writers.expect(provider, zone));
-                async move {
-                    self.writers.add(expectation, records.clone()).await.map(|change| (id.clone(), change))
-                }
-            });
+        let writes = by_zone.iter().map(|(place, (zone, records))| {
+            let expectation =
+                expectations.remove(place).unwrap_or_else(|| self.writers.expect(&place.0, zone));
+            async move { Ok::<_, WriteError>((place, self.writers.add(expectation, records.clone()).await?)) }
+        });
         let changes: BTreeMap<_, _> = try_join_all(writes).await?.into_iter().collect();
         for value in &mut journal.operation_mut()?.txt {
-            if let Some(change) = changes.get(&value.zone.id) {
+            // Two providers may know their zones by one id.
+            if let Some(change) = changes.get(&(value.provider.clone(), value.zone.id.clone())) {
                 value.state = TxtState::Added(change.0.clone());
             }
         }

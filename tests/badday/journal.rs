@@ -36,6 +36,40 @@ fn hardened(certificates: &[(&str, &str)]) -> World {
     world
 }
 
+#[test]
+fn two_providers_with_one_zone_id_each_have_their_own_change_in_the_journal() {
+    let world = World::new();
+    world.configure(&[("shop", "names: [shop.example.test, alias.example.test]")]);
+    // The second provider is the same server: what differs is who is asked for which name.
+    let text = world.project.read("certplan.yaml");
+    let (head, rest) = text.split_once("dns:\n").expect("it has providers");
+    let (block, tail) = rest.split_once("defaults:").expect("it has defaults");
+    let other = block.replace("  local:\n", "  other:\n");
+    world.project.write("certplan.yaml", &format!("{head}dns:\n{block}{other}defaults:{tail}"));
+    let inside = Inside::new(&world);
+    // Each knows the zone for one name only.
+    inside.hook(hook(|call| {
+        let foreign = (call.of == "local") == call.at.contains("alias");
+        match call.what {
+            "zones_for" if foreign => Err(ProviderError::not_found("no such zone")),
+            _ => Ok(()),
+        }
+    }));
+    let outcome = inside.run(&world);
+    assert!(outcome.failed.is_empty(), "{outcome:?}");
+    let written = inside.written("certificates/shop.json");
+    let finalizing = written
+        .iter()
+        .find(|object| object["content"]["operation"]["stage"] == "finalizing")
+        .expect("it was written");
+    let values = finalizing["content"]["operation"]["txt"].as_array().expect("a list");
+    assert_eq!(values.len(), 2, "{finalizing:#}");
+    for value in values {
+        let provider = value["provider"].as_str().expect("a name");
+        assert!(value["state"].to_string().contains(&format!("{provider}:")), "{value:#}");
+    }
+}
+
 /// A CA may hand two orders the same pending authorization: both wait for one value, and the last removes it.
 #[test]
 fn a_value_that_two_orders_share_is_removed_when_the_last_is_done() {
