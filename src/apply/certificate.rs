@@ -173,12 +173,13 @@ impl Apply {
 
     /// Removes what an operation has left in the world, and forgets it.
     pub(super) async fn abandon(&self, journal: &mut Journal) -> Result<(), ApplyError> {
-        self.remove_txt(journal).await?;
         self.close_operation(journal).await
     }
 
-    /// Closes the operation: the hand-off goes first, for no key of a closed operation may be readable.
+    /// Closes the operation: the hand-off goes first, for no key of a closed operation may be readable, and no TXT value
+    /// that it lists is left.
     pub(super) async fn close_operation(&self, journal: &mut Journal) -> Result<(), ApplyError> {
+        self.remove_txt(journal).await?;
         let Some(operation) = &journal.record().operation else { return Ok(()) };
         self.state.delete_handoff(&operation.id).await?;
         if let Some(OperationKey::Sealed(sealed)) = &operation.key {

@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use certplan_provider::TxtRecord;
 use certplan_provider::Zone;
+use certplan_provider::message_of;
 use futures::future::try_join_all;
 
 use crate::acme;
@@ -87,31 +88,47 @@ impl Apply {
         desired: &DesiredCertificate,
         journal: &mut Journal,
     ) -> Result<(), ApplyError> {
-        let locations = self.locate(desired, journal).await?;
-        let mut expectations = self.announce(&locations);
         let issuer = journal.operation()?.issuer.clone();
         let session = self.session(&issuer).await?;
-        let order = match self.order(&session, journal).await {
+        let known = match self.known_order(&session, journal).await {
             Err(ApplyError::OrderLost { finalizing: true }) => {
                 return Box::pin(self.reissue_lost(desired, journal)).await;
             }
             other => other?,
         };
-        let order = match order.status {
-            OrderStatus::Pending => {
-                let validated = self.validate(&session, &order, &locations, &mut expectations, journal).await;
-                if validated.is_err() {
-                    self.release_zones(journal);
-                }
-                validated?;
-                session.wait_until_ready(&order.url, self.options.ca_patience).await?
-            }
-            _ => order,
+        let order = match known {
+            // It needs no challenge any more: it is finished though DNS may not answer.
+            Some(order) if order.status != OrderStatus::Pending => order,
+            known => self.prove(&session, known, desired, journal).await?,
         };
-        drop(expectations);
         let order = self.finalize(&session, order, journal).await?;
         self.persist_certificate(&session, &order, desired, journal).await?;
         self.clean_up(journal).await
+    }
+
+    /// Has the names of an order validated, which is made first where there is none yet.
+    async fn prove(
+        &self,
+        session: &Session,
+        known: Option<Order>,
+        desired: &DesiredCertificate,
+        journal: &mut Journal,
+    ) -> Result<Order, ApplyError> {
+        let locations = self.locate(desired, journal).await?;
+        let mut expectations = self.announce(&locations);
+        let order = match known {
+            Some(order) => order,
+            None => self.new_order(session, journal).await?,
+        };
+        if order.status != OrderStatus::Pending {
+            return Ok(order);
+        }
+        let validated = self.validate(session, &order, &locations, &mut expectations, journal).await;
+        if validated.is_err() {
+            self.release_zones(journal);
+        }
+        validated?;
+        Ok(session.wait_until_ready(&order.url, self.options.ca_patience).await?)
     }
 
     /// Finds where the challenges go; a name that the configuration cannot write fails before an order exists.
@@ -141,25 +158,31 @@ impl Apply {
             .collect()
     }
 
-    /// Returns the operation's order: the one that its journal names, or a new one.
-    async fn order(&self, session: &Session, journal: &mut Journal) -> Result<Order, ApplyError> {
+    /// Returns the order that the operation's journal names, as long as something can come of it.
+    async fn known_order(
+        &self,
+        session: &Session,
+        journal: &mut Journal,
+    ) -> Result<Option<Order>, ApplyError> {
         let operation = journal.operation()?;
         let finalizing = operation.stage >= Stage::Finalizing;
-        if let Some(url) = operation.order_url.clone() {
-            match session.order(&url).await {
-                Ok(order) if order.status == OrderStatus::Invalid && finalizing => {
-                    return Err(ApplyError::OrderLost { finalizing });
-                }
-                Ok(order) if order.status != OrderStatus::Invalid => return Ok(order),
-                Ok(_) | Err(AcmeError::NotFound { .. }) if !finalizing => {
-                    // It expired while nobody ran. Its TXT values go, and the operation goes on with a new order.
-                    self.remove_txt(journal).await?;
-                }
-                Ok(_) => return Err(ApplyError::OrderLost { finalizing }),
-                Err(AcmeError::NotFound { .. }) => return Err(ApplyError::OrderLost { finalizing }),
-                Err(error) => return Err(error.into()),
+        let Some(url) = operation.order_url.clone() else { return Ok(None) };
+        match session.order(&url).await {
+            Ok(order) if order.status != OrderStatus::Invalid => Ok(Some(order)),
+            Ok(_) | Err(AcmeError::NotFound { .. }) if finalizing => {
+                Err(ApplyError::OrderLost { finalizing })
             }
+            Ok(_) | Err(AcmeError::NotFound { .. }) => {
+                // It expired while nobody ran. Its TXT values go, and the operation goes on with a new order.
+                self.remove_txt(journal).await?;
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
         }
+    }
+
+    /// Makes a new order, and persists its URL.
+    async fn new_order(&self, session: &Session, journal: &mut Journal) -> Result<Order, ApplyError> {
         journal.check_lease()?;
         let operation = journal.operation()?;
         let profile = operation.profile.as_deref();
@@ -396,6 +419,7 @@ impl Apply {
                 .to_owned(),
         });
         let issue = IssueStep::from_operation(&operation, desired);
+        // Before it is counted: what fails in here is tried again.
         self.remove_txt(journal).await?;
         if let Some(OperationKey::Sealed(key)) = &operation.key {
             let now = self.now();
@@ -412,9 +436,20 @@ impl Apply {
         self.issue(desired, journal).await
     }
 
-    /// Removes the operation's TXT values, and persists that they are gone.
+    /// Removes the operation's TXT values, which the next write persists.
+    ///
+    /// Those that cannot be removed now hold no deployment up: the journal lists them, and the operation stays open until
+    /// they are gone.
     pub(super) async fn clean_up(&self, journal: &mut Journal) -> Result<(), ApplyError> {
-        self.remove_txt(journal).await?;
+        if let Err(error) = self.remove_txt(journal).await {
+            if error.ends_certificate() || self.context.cancel.is_cancelled() {
+                return Err(error);
+            }
+            self.reporter.report(Event::Warning {
+                address: Address::Certificate(journal.name().clone()),
+                message: format!("TXT records could not be removed yet: {}", message_of(&error)),
+            });
+        }
         journal.operation_mut()?.stage = Stage::Deploying;
         Ok(())
     }

@@ -70,6 +70,50 @@ fn two_providers_with_one_zone_id_each_have_their_own_change_in_the_journal() {
     }
 }
 
+#[test]
+fn an_order_that_is_finalized_is_finished_though_dns_cannot_be_asked() {
+    let world = World::new();
+    world.configure(&[SHOP]);
+    world.faults(|faults| faults.processing_delay = Duration::from_secs(2));
+    let mut inside = Inside::new(&world);
+    inside.options.ca_patience = Duration::from_millis(100);
+    let outcome = inside.run(&world);
+    assert_eq!(outcome.failed.len(), 1, "{outcome:?}");
+    assert_eq!(record(&world, "shop").operation.expect("it goes on").stage, Stage::Finalizing);
+    inside.options.ca_patience = Duration::from_secs(30);
+    inside.plan.replace = Vec::new();
+    forget_failures(&world, "shop");
+    inside.hook(hook(|call| match call.what {
+        "alias" | "zones_for" => Err(ProviderError::transient("DNS is down")),
+        _ => Ok(()),
+    }));
+    let outcome = inside.run(&world);
+    let record = record(&world, "shop");
+    assert!(record.current.is_some(), "{outcome:?}");
+    assert_eq!((world.orders(), world.issued()), (1, 1));
+    assert!(outcome.failed.is_empty(), "{outcome:?}");
+}
+
+#[test]
+fn a_value_that_cannot_be_removed_holds_no_deployment_up() {
+    let world = World::new();
+    world.configure(&[("shop", "names: [shop.example.test]\n    deploy: [{ files: { directory: out } }]")]);
+    let inside = Inside::new(&world);
+    inside.hook(hook(|call| match call.what {
+        "remove_txt" => Err(ProviderError::auth("no longer allowed")),
+        _ => Ok(()),
+    }));
+    let outcome = inside.run(&world);
+    assert_eq!(outcome.failed.len(), 1, "{outcome:?}");
+    assert!(world.project.path().join("out/shop/fullchain.pem").exists(), "{outcome:?}");
+    let operation = record(&world, "shop").operation.expect("it is open until the value is gone");
+    assert_eq!((operation.stage, operation.txt.len()), (Stage::Deploying, 1));
+    inside.hook(hook(|_| Ok(())));
+    let outcome = inside.run(&world);
+    assert!(outcome.failed.is_empty(), "{outcome:?}");
+    assert_eq!((world.issued(), world.txt(), record(&world, "shop").operation), (1, Vec::new(), None));
+}
+
 /// A CA may hand two orders the same pending authorization: both wait for one value, and the last removes it.
 #[test]
 fn a_value_that_two_orders_share_is_removed_when_the_last_is_done() {
