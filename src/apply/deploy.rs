@@ -73,6 +73,7 @@ impl Apply {
         let mut failures = Vec::new();
         let mut underway = Vec::new();
         for deployment in due {
+            self.unless_interrupted()?;
             match guarded(self.deploy_one(deployment, &bundle, journal)).await {
                 Ok(Some(deployed)) => underway.push(deployed),
                 Ok(None) => {}
@@ -80,6 +81,10 @@ impl Apply {
             }
         }
         if let Err(error) = self.verify(&desired.verify, fingerprint).await {
+            // Nobody knows yet whether it serves: the journal has it, and the next run goes on.
+            if matches!(error, ApplyError::Interrupted) {
+                return Err(error);
+            }
             for deployed in underway.drain(..) {
                 let target = &deployed.desired.target;
                 if let Err(error) = guarded(self.roll_back(&work.name, &deployed, journal)).await {
@@ -89,6 +94,7 @@ impl Apply {
             failures.push(error);
         }
         for deployed in underway {
+            self.unless_interrupted()?;
             let target = deployed.desired.target.clone();
             if let Err(error) = guarded(self.commit(&work.name, deployed, fingerprint, journal)).await {
                 failures.push(self.deployment_failed(&work.name, &target, error)?);
@@ -162,9 +168,12 @@ impl Apply {
         let receipt = target.deploy(&context, &slot, bundle, before.as_ref()).await.map_err(failed)?;
         let deployed = Underway { desired: deployment, target, slot, receipt };
         let read_back = self.read_back(&deployed, &address, bundle.fingerprint).await;
-        if read_back.is_ok() {
+        // Where the run ends before it was read back, the receipt is kept all the same: the effect was made.
+        if matches!(read_back, Ok(()) | Err(ApplyError::Interrupted)) {
             self.note(journal, &deployment.target, DeploymentStage::Deployed, Some(&deployed.receipt))
                 .await?;
+        }
+        if read_back.is_ok() {
             self.step(address, Step::Deployed);
         }
         let verified = match read_back {
@@ -173,6 +182,7 @@ impl Apply {
         };
         match verified {
             Ok(()) => Ok(Some(deployed)),
+            Err(ApplyError::Interrupted) => Err(ApplyError::Interrupted),
             Err(error) => {
                 self.roll_back(&certificate, &deployed, journal).await?;
                 Err(error)
@@ -194,7 +204,11 @@ impl Apply {
             .target
             .observe(&self.context, &deployed.slot)
             .await
-            .map_err(|source| ApplyError::Target { address: address.clone(), source })?;
+            // What could not be looked at because the run ends is no sign that anything is wrong.
+            .map_err(|source| match self.unless_interrupted() {
+                Ok(()) => ApplyError::Target { address: address.clone(), source },
+                Err(interrupted) => interrupted,
+            })?;
         let found = observed.and_then(|observed| observed.fingerprint);
         if found == Some(expected) {
             return Ok(());
@@ -206,11 +220,24 @@ impl Apply {
     async fn verify(&self, endpoints: &[Endpoint], expected: Fingerprint) -> Result<(), ApplyError> {
         for endpoint in endpoints {
             let patience = self.options.serve_patience.unwrap_or(SERVE_PATIENCE);
-            self.wait_until_served(endpoint, expected, patience)
-                .await
-                .map_err(|reason| ApplyError::NotServed { endpoint: endpoint.clone(), expected, reason })?;
+            let served = self.wait_until_served(endpoint, expected, patience);
+            let served = tokio::select! {
+                biased;
+                () = self.context.cancel.cancelled() => return Err(ApplyError::Interrupted),
+                served = served => served,
+            };
+            served.map_err(|reason| ApplyError::NotServed {
+                endpoint: endpoint.clone(),
+                expected,
+                reason,
+            })?;
         }
         Ok(())
+    }
+
+    /// Fails when the run is to end: to be asked where what follows can wait for the next run.
+    fn unless_interrupted(&self) -> Result<(), ApplyError> {
+        if self.context.cancel.is_cancelled() { Err(ApplyError::Interrupted) } else { Ok(()) }
     }
 
     /// Looks at an endpoint until it serves the certificate; what it said last is the reason when it never does.
@@ -228,7 +255,7 @@ impl Apply {
                 Ok(leaf) => format!("it serves {}", leaf.short()),
                 Err(error) => message_of(&error),
             };
-            if begun.elapsed() + pause > patience || self.context.cancel.is_cancelled() {
+            if begun.elapsed() + pause > patience {
                 return Err(reason);
             }
             tokio::time::sleep(pause).await;

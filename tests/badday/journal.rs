@@ -114,6 +114,69 @@ fn a_value_that_cannot_be_removed_holds_no_deployment_up() {
     assert_eq!((world.issued(), world.txt(), record(&world, "shop").operation), (1, Vec::new(), None));
 }
 
+#[test]
+fn an_interruption_while_it_is_verified_leaves_the_deployment_to_the_next_run() {
+    let world = World::new();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = nobody.local_addr().expect("bound").port();
+    drop(nobody);
+    for place in ["certificate", "deployment"] {
+        let deploy = "deploy: [{ files: { directory: out } }]";
+        let verify = format!("verify: [{{ tls: \"127.0.0.1:{port}\" }}]");
+        let block = match place {
+            "certificate" => format!("names: [{place}.example.test]\n    {deploy}\n    {verify}"),
+            _ => format!(
+                "names: [{place}.example.test]\n    deploy: [{{ files: {{ directory: out }}, {verify} }}]"
+            ),
+        };
+        world.configure(&[(place, &block)]);
+        let inside = Inside::new(&world);
+        let cancel = inside.cancel.clone();
+        inside.hook(hook(move |call| {
+            if call.what == "event" && call.at.contains("\"deployed\"") {
+                cancel.cancel();
+            }
+            Ok(())
+        }));
+        let outcome = inside.run(&world);
+        assert!(matches!(outcome.failed[&address(place)], ApplyError::Interrupted), "{outcome:?}");
+        assert_eq!(inside.calls("rollback"), [], "{place}");
+        let operation = record(&world, place).operation.expect("it is open");
+        let deployment = operation.deployments.values().next().expect("one deployment");
+        assert_eq!(deployment.stage, DeploymentStage::Deployed, "{place}: {operation:?}");
+        assert!(world.project.path().join(format!("out/{place}/fullchain.pem")).exists());
+        // It goes on from there: no second certificate.
+        world.configure(&[(place, &format!("names: [{place}.example.test]\n    {deploy}"))]);
+        let issued = world.issued();
+        let outcome = Inside::new(&world).run(&world);
+        assert!(outcome.failed.is_empty(), "{outcome:?}");
+        assert_eq!((world.issued(), record(&world, place).operation), (issued, None));
+    }
+}
+
+#[test]
+fn an_interrupted_run_begins_no_further_deployment() {
+    let world = World::new();
+    world.configure(&[(
+        "shop",
+        "names: [shop.example.test]\n    deploy: [{ files: { directory: one } }, { files: { directory: two } }]",
+    )]);
+    let inside = Inside::new(&world);
+    let cancel = inside.cancel.clone();
+    inside.hook(hook(move |call| {
+        if call.what == "event" && call.at.contains("\"deployed\"") {
+            cancel.cancel();
+        }
+        Ok(())
+    }));
+    let outcome = inside.run(&world);
+    assert!(matches!(outcome.failed[&address("shop")], ApplyError::Interrupted), "{outcome:?}");
+    assert_eq!((inside.calls("deploy").len(), inside.calls("rollback").len()), (1, 0));
+    let outcome = Inside::new(&world).run(&world);
+    assert!(outcome.failed.is_empty(), "{outcome:?}");
+    assert_eq!(world.issued(), 1);
+}
+
 /// A CA may hand two orders the same pending authorization: both wait for one value, and the last removes it.
 #[test]
 fn a_value_that_two_orders_share_is_removed_when_the_last_is_done() {
