@@ -166,6 +166,7 @@ impl Apply {
         let context = self.context.for_operation(&journal.operation()?.id);
         let failed = |source| ApplyError::Target { address: address.clone(), source };
         let receipt = target.deploy(&context, &slot, bundle, before.as_ref()).await.map_err(failed)?;
+        self.note_place(&*target, &deployment.target, &slot).await;
         let deployed = Underway { desired: deployment, target, slot, receipt };
         let read_back = self.read_back(&deployed, &address, bundle.fingerprint).await;
         // Where the run ends before it was read back, the receipt is kept all the same: the effect was made.
@@ -384,10 +385,7 @@ impl Apply {
         slot: &Slot,
         receipt: Option<&Receipt>,
     ) -> Result<(), ApplyError> {
-        let kind = self.desired.targets.get(name).map(|target| target.kind.as_str()).unwrap_or_default();
-        let identity = target.identity(slot).await;
-        // Asked each time: a folder that a link leads to may have come to be in this very run.
-        if self.wanted_places(kind).await.contains(&identity) {
+        if self.is_wanted(target, name, slot).await {
             self.reporter.report(Event::Warning {
                 address: address.clone(),
                 message: format!(
@@ -401,22 +399,6 @@ impl Apply {
             .remove(&self.context, slot, receipt)
             .await
             .map_err(|source| ApplyError::Target { address: address.clone(), source })
-    }
-
-    /// The identities of all places that the configuration deploys to with targets of a kind.
-    async fn wanted_places(&self, kind: &str) -> BTreeSet<String> {
-        let mut places = BTreeSet::new();
-        for certificate in self.desired.certificates.values() {
-            for deployment in &certificate.deploy {
-                let of_kind =
-                    self.desired.targets.get(&deployment.target).is_some_and(|target| target.kind == kind);
-                let Some(target) = self.targets.get(&deployment.target).filter(|_| of_kind) else { continue };
-                if let Ok(slot) = target.slot(certificate.name.as_str(), &deployment.parameters) {
-                    places.insert(target.identity(&slot).await);
-                }
-            }
-        }
-        places
     }
 
     /// Removes a certificate that left the configuration from its targets, and archives its record.

@@ -16,6 +16,7 @@ mod in_use;
 mod issue;
 mod journal;
 mod key_ring;
+mod places;
 mod zones;
 
 use std::collections::BTreeMap;
@@ -65,6 +66,7 @@ pub use zones::LeasedZones;
 use guard::guarded;
 use in_use::InUse;
 use key_ring::KeyRing;
+use places::Places;
 
 /// How a run goes about its work.
 #[derive(Debug, Clone)]
@@ -146,6 +148,7 @@ pub(crate) struct Apply {
     sessions: BTreeMap<Name, OnceCell<Session>>,
     in_use: InUse,
     keys: KeyRing,
+    places: Places,
 }
 
 impl fmt::Debug for World {
@@ -165,7 +168,8 @@ impl std::ops::Deref for Apply {
 /// Carries out a plan. `ari` is what the refresh learned of renewal windows, to be remembered.
 pub async fn apply(world: World, plan: &Plan, ari: &BTreeMap<Name, AriRecord>) -> Outcome {
     let sessions = world.issuers.keys().map(|issuer| (issuer.clone(), OnceCell::new())).collect();
-    let run = Arc::new(Apply { world, sessions, in_use: InUse::default(), keys: KeyRing::default() });
+    let places = Places::of_kinds(world.desired.targets.values().map(|target| target.kind.clone()));
+    let run = Arc::new(Apply { world, sessions, in_use: InUse::default(), keys: KeyRing::default(), places });
     let mut outcome = Outcome::default();
     let handoffs = run.state.handoffs().await.unwrap_or_default();
     let work = plan.work();

@@ -280,6 +280,41 @@ fn a_clean_up_that_is_tried_again_takes_no_value_from_another_operation() {
 }
 
 #[test]
+fn removing_many_asks_for_each_place_once() {
+    let world = World::new();
+    let names: Vec<String> = (0..16).map(|number| format!("c{number}")).collect();
+    let block = |name: &String, deploy: &str| (name.clone(), format!("names: [{name}.example.test]{deploy}"));
+    let configure = |deployed: usize| {
+        let certificates: Vec<(String, String)> = names
+            .iter()
+            .enumerate()
+            .map(|(index, name)| {
+                block(name, if index < deployed { "\n    deploy: [{ target: web }]" } else { "" })
+            })
+            .collect();
+        let certificates: Vec<(&str, &str)> =
+            certificates.iter().map(|(name, block)| (name.as_str(), block.as_str())).collect();
+        let text = world.config(&certificates);
+        world.project.write(
+            "certplan.yaml",
+            &format!("{text}targets: {{ web: {{ files: {{ directory: out }} }} }}\n"),
+        );
+    };
+    configure(16);
+    let outcome = Inside::new(&world).run(&world);
+    assert!(outcome.failed.is_empty(), "{outcome:?}");
+    configure(8);
+    let mut inside = Inside::new(&world);
+    inside.plan.allow_remove = names.iter().map(|name| address(name)).collect();
+    let outcome = inside.run(&world);
+    assert!(outcome.failed.is_empty(), "{outcome:?}");
+    assert_eq!(inside.calls("remove").len(), 8);
+    // Eight places to leave and eight that are wanted.
+    let asked = inside.calls("identity").len();
+    assert!(asked <= 16, "{asked} questions for sixteen places");
+}
+
+#[test]
 fn a_certificate_costs_six_writes_of_its_object_and_three_more_with_a_deployment() {
     let world = World::new();
     world.configure(&[
