@@ -29,6 +29,7 @@ use super::error::Disposition;
 use super::event::Event;
 use super::event::Step;
 use super::guard::guarded;
+use super::issue::NewKey;
 use super::journal::Journal;
 
 /// Where the challenge of each name goes, by the name without its wildcard.
@@ -104,13 +105,14 @@ impl Apply {
         match journal.operation()?.stage {
             Stage::Intent | Stage::Ordered | Stage::Validating | Stage::Finalizing => {
                 if self.operation_key(journal).await?.is_none() {
-                    // The run died between the hand-off and the journal, or the key is not for this identity: nothing
+                    // The run died between the journal and the hand-off, or the key is not for this identity: nothing
                     // was finalized with it, so nothing is lost.
                     if journal.operation()?.stage < Stage::Finalizing {
-                        let issue = IssueStep::from_operation(journal.operation()?, desired);
+                        let interrupted = journal.operation()?;
+                        let issue = IssueStep::from_operation(interrupted, desired);
+                        let cause = interrupted.cause.clone();
                         self.abandon(journal).await?;
-                        self.open_operation(&issue, "config", "resume_interrupted_operation", journal)
-                            .await?;
+                        self.open_operation(&issue, &cause, "resume_interrupted_operation", journal).await?;
                     } else {
                         return Err(ApplyError::KeySealed { certificate: desired.name.clone() });
                     }
@@ -145,9 +147,9 @@ impl Apply {
     ) -> Result<(), ApplyError> {
         let id = (self.random_id)();
         let name = journal.name().clone();
-        let (sealed, csr) = self.new_key(issue, &id, journal).await?;
+        let NewKey { sealed, csr, handoff } = self.new_key(issue, &id, journal).await?;
         journal.record_mut().operation = Some(Operation {
-            id,
+            id: id.clone(),
             cause: cause.to_owned(),
             reason: reason.to_owned(),
             started: self.now(),
@@ -167,6 +169,12 @@ impl Apply {
             deployments: BTreeMap::new(),
         });
         journal.persist(Revise::Bump).await?;
+        // After the journal names it and before anything is ordered: a hand-off of no open operation is nobody's, so that
+        // any run may collect it at any time; and an operation without its hand-off has no order yet and starts over.
+        if let Some(handoff) = handoff {
+            journal.check_lease()?;
+            self.state.put_handoff(&id, handoff).await?;
+        }
         self.step(Address::Certificate(name), Step::KeyPersisted);
         Ok(())
     }

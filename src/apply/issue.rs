@@ -49,14 +49,24 @@ use super::journal::Journal;
 /// How long issuances are remembered for the CA's rate limits: the longest window that a public CA counts in.
 const REMEMBERED: jiff::SignedDuration = jiff::SignedDuration::from_hours(8 * 24);
 
+/// A key that is made for an operation.
+pub(super) struct NewKey {
+    /// The key, sealed for the certificate's object.
+    pub(super) sealed: SealedKey,
+    /// The signing request in base64url.
+    pub(super) csr: String,
+    /// The key, sealed for those who renew, where custody is hardened.
+    pub(super) handoff: Option<Vec<u8>>,
+}
+
 impl Apply {
-    /// Makes the operation's key, persists what has to be readable later, and signs the request.
+    /// Makes the operation's key and signs the request. Nothing is persisted yet.
     pub(super) async fn new_key(
         &self,
         issue: &IssueStep,
         operation: &str,
         journal: &Journal,
-    ) -> Result<(SealedKey, String), ApplyError> {
+    ) -> Result<NewKey, ApplyError> {
         let key = match (issue.reuse_key, &journal.record().current) {
             (true, Some(current)) if issue.key.rotation == Rotation::Never => {
                 let opened = self.open_key(journal.name(), journal.record(), &current.key, None).await?;
@@ -72,14 +82,13 @@ impl Apply {
         let place = self.place(Address::Certificate(journal.name().clone()))?;
         let pkcs8 = key.to_pkcs8();
         let sealed = sealer.seal_certificate_key(&place, key.key_type(), key.spki(), &pkcs8)?;
-        if sealer.hardened() {
-            // Before the journal names it: a hand-off without an operation is collected, the reverse could not be resumed.
-            journal.check_lease()?;
-            let handoff = sealer.seal_handoff(&place, operation, key.spki(), &pkcs8)?;
-            self.state.put_handoff(operation, handoff).await?;
-        }
+        let handoff = if sealer.hardened() {
+            Some(sealer.seal_handoff(&place, operation, key.spki(), &pkcs8)?)
+        } else {
+            None
+        };
         self.keys.keep(key.spki(), pkcs8);
-        Ok((sealed, URL_SAFE_NO_PAD.encode(csr)))
+        Ok(NewKey { sealed, csr: URL_SAFE_NO_PAD.encode(csr), handoff })
     }
 
     /// Brings the open operation from where it is to [`Stage::Deploying`].
