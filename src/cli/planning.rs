@@ -200,13 +200,10 @@ fn prior(snapshot: Snapshot, encryption: Option<&Encryption>) -> Prior {
 }
 
 fn to_issue(plan: &Plan, desired: &Desired) -> (BTreeSet<Name>, NameSet) {
-    let work = plan.work();
-    let steps = || work.values().filter_map(|work| work.issue.as_ref());
-    let resumed = work.values().filter(|work| work.resume.is_some());
-    let resumed = resumed.filter_map(|work| desired.certificates.get(&work.name));
+    let resumed = plan.resumed().into_iter().filter_map(|name| desired.certificates.get(name));
     (
-        steps().map(|step| step.issuer.clone()).chain(plan.accounts()).collect(),
-        steps()
+        plan.issues().map(|step| step.issuer.clone()).chain(plan.accounts()).collect(),
+        plan.issues()
             .flat_map(|step| &step.names)
             .chain(resumed.flat_map(|wanted| &wanted.names))
             .cloned()

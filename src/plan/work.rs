@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use crate::model::Address;
 use crate::model::Name;
 
+use super::Change;
 use super::Plan;
 use super::cause::Cause;
 use super::cause::Reason;
@@ -76,6 +77,29 @@ impl Plan {
             entry.account = issuer.filter(|issuer| accounts.contains(*issuer)).cloned();
         }
         work
+    }
+
+    /// The certificates that there is something to do for.
+    pub fn certificates_at_work(&self) -> BTreeSet<&Name> {
+        self.changes.iter().filter_map(|change| change.address.certificate()).collect()
+    }
+
+    /// What is to be ordered anew.
+    pub fn issues(&self) -> impl Iterator<Item = &IssueStep> {
+        self.steps().filter_map(|(_, step)| match step {
+            Step::Issue(issue) => Some(issue),
+            _ => None,
+        })
+    }
+
+    /// The certificates of which an interrupted operation is finished or cleaned up.
+    pub fn resumed(&self) -> BTreeSet<&Name> {
+        let resumed = self.steps().filter(|(_, step)| matches!(step, Step::Resume(_)));
+        resumed.filter_map(|(change, _)| change.address.certificate()).collect()
+    }
+
+    fn steps(&self) -> impl Iterator<Item = (&Change, &Step)> {
+        self.changes.iter().flat_map(|change| change.steps.iter().map(move |step| (change, step)))
     }
 
     /// The issuers whose accounts are to be created, or whose creation is to be finished.

@@ -178,3 +178,20 @@ fn an_operation_from_a_forged_journal_is_nothing_worse_than_interrupted() {
     assert_eq!((step.unwrap().abandon, issues), (true, true));
     assert_eq!(find(&plan, "certificate/shop").cause, Cause::Config);
 }
+
+#[test]
+fn what_a_plan_has_to_do_is_told_without_sorting_it_by_certificate() {
+    let mut interrupted = World::shop();
+    interrupted.interrupt("shop", "finalizing");
+    for world in [World::shop(), World::new_shop(), interrupted] {
+        let plan = world.plan();
+        let work = plan.work();
+        assert_eq!(plan.certificates_at_work(), work.keys().collect());
+        assert_eq!(
+            plan.issues().collect::<Vec<_>>(),
+            work.values().filter_map(|work| work.issue.as_ref()).collect::<Vec<_>>()
+        );
+        let resumed = work.values().filter(|work| work.resume.is_some());
+        assert_eq!(plan.resumed(), resumed.map(|work| &work.name).collect());
+    }
+}
