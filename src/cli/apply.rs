@@ -192,7 +192,7 @@ async fn perform(
     lines: Option<Arc<JsonLines>>,
     ui: Ui,
 ) -> Result<Outcome, CliError> {
-    let certificates = planned.plan.work().len();
+    let certificates = planned.plan.certificates_at_work().len();
     let live = (!args.json && ui.is_live()).then(|| Arc::new(Live::new(certificates)));
     let reporter: Arc<dyn Reporter> = match (&lines, &live) {
         (Some(lines), _) => Arc::<JsonLines>::clone(lines),
@@ -267,11 +267,10 @@ fn conclude(plan: &Plan, outcome: &Outcome, stale: bool, args: &WorkArgs, ui: Ui
         }
     }
     let planned = plan.exit_class();
-    // What stands in the way of everything is an error of the run; what stands in the way of one address fails that one.
-    let nothing_done = plan.is_empty() && plan.errors.iter().all(|error| error.address.is_none());
     match () {
         () if interrupted => Exit::Interrupted,
-        () if planned == ExitClass::Error && nothing_done => Exit::Error,
+        // Nothing could be begun: it ends as the plan does.
+        () if planned == ExitClass::Error && plan.is_empty() => Exit::Error,
         () if others || planned == ExitClass::Error => Exit::Partial,
         () if planned == ExitClass::Refused => Exit::Refused,
         () if stale => Exit::Stale,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 pub(crate) enum Exit {
     /// Done, or no changes.
     Success,
-    /// An error.
+    /// An error, and nothing was done.
     Error,
     /// There are changes; only with `--detailed-exitcode`.
     Changes,

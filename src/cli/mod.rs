@@ -44,9 +44,9 @@ use ui::Ui;
 /// `certplan plan` shows what would change and why; `certplan apply` makes it so and verifies what is served. Run `apply` on a
 /// schedule, and certificates renew by themselves.
 ///
-/// Exit codes: 0 done or no changes, 1 error, 2 changes (with --detailed-exitcode), 3 some certificates failed, 4 what was
-/// reviewed is stale, 5 another run holds the lease, 6 deferred (with --detailed-exitcode), 7 refused, 64 wrong usage,
-/// 130 interrupted.
+/// Exit codes: 0 done or no changes, 1 error and nothing was done, 2 changes (with --detailed-exitcode), 3 the run finished and
+/// some certificates failed, 4 what was reviewed is stale, 5 another run holds the lease, 6 deferred (with
+/// --detailed-exitcode), 7 refused, 64 wrong usage, 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "certplan", version, propagate_version = true, max_term_width = 100)]
 struct Cli {

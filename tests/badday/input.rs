@@ -295,21 +295,21 @@ fn a_secret_that_is_missing_is_named_and_nothing_is_touched() {
     Nothing to do now.
 
     Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: the secret of the TSIG key `certplan-sandbox.` is missing: environment variable `WORLD_TSIG_SECRET` is not set
-    [exit code: 3]
+    [exit code: 1]
     ");
     world.project.set(SECRET, "");
     check!(world.project.certplan(&["apply", "--auto-approve"]), @"
     Nothing to do now.
 
     Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: the secret of the TSIG key `certplan-sandbox.` is missing: environment variable `WORLD_TSIG_SECRET` is not set
-    [exit code: 3]
+    [exit code: 1]
     ");
     world.project.set(SECRET, "not base64 at all!");
     check!(world.project.certplan(&["apply", "--auto-approve"]), @"
     Nothing to do now.
 
     Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: the secret of the TSIG key `certplan-sandbox.` is not base64: copy it from the server's key statement
-    [exit code: 3]
+    [exit code: 1]
     ");
 
     let text = world.config(&[("shop", "names: [shop.example.test]")]);
@@ -319,14 +319,14 @@ fn a_secret_that_is_missing_is_named_and_nothing_is_touched() {
     Nothing to do now.
 
     Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: the secret of the TSIG key `certplan-sandbox.` is missing: file `no-such-secret` cannot be read: No such file or directory (os error 2)
-    [exit code: 3]
+    [exit code: 1]
     ");
     world.project.write("no-such-secret", "\n");
     check!(world.project.certplan(&["apply", "--auto-approve"]), @"
     Nothing to do now.
 
     Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: the secret of the TSIG key `certplan-sandbox.` is missing: file `no-such-secret` is empty
-    [exit code: 3]
+    [exit code: 1]
     ");
     assert_eq!(world.effects(), [0, 0, 0]);
 }

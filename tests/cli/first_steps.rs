@@ -215,7 +215,7 @@ fn without_credentials_and_network_a_plan_says_what_is_missing() {
     Warning: account/ca: the CA's directory could not be read: cannot connect for `GET https://[address]/directory`: Connection refused (os error 111); 1 certificate is planned without knowing its profiles and what an account needs
 
     Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: the secret of the TSIG key `key.` is missing: environment variable `NO_SUCH_SECRET` is not set
-    [exit code: 3]
+    [exit code: 1]
     ");
     assert!(!project.path().join(".certplan").exists(), "nothing was issued, so there is no state");
 }
