@@ -237,7 +237,7 @@ impl Apply {
                 Ok(()) => journal.record_mut().operation = None,
                 // No key of a closed operation may be readable: it stays open, and the next run closes it.
                 Err(kept) => {
-                    tracing::warn!(error = %kept, certificate = %journal.name(), "a hand-off is left")
+                    tracing::warn!(error = %kept, certificate = %journal.name(), "a hand-off is left");
                 }
             }
         }

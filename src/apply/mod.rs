@@ -180,8 +180,14 @@ pub async fn apply(world: World, plan: &Plan, ari: &BTreeMap<Name, AriRecord>) -
     }
     run.rename(&work, &mut outcome).await;
     run.certificates(work, &mut outcome).await;
-    run.remember_ari(ari, &outcome).await;
-    run.collect_handoffs(&handoffs).await;
+    let tidied = guarded(async {
+        run.remember_ari(ari, &outcome).await;
+        run.collect_handoffs(&handoffs).await;
+        Ok(())
+    });
+    if let Err(error) = tidied.await {
+        tracing::warn!(%error, "what the next run would know or find tidied is left to it");
+    }
     outcome
 }
 

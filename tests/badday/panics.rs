@@ -105,6 +105,20 @@ fn a_panic_at_any_step_of_one_certificate_loses_nothing_and_stops_nobody() {
     }
 }
 
+/// Before the certificate's own part catches anything: its task is lost, and the run knows whose it was.
+#[test]
+fn a_task_that_is_lost_as_a_whole_is_its_certificates_failure() {
+    let (world, inside) = three();
+    inside.hook(hook(|call| {
+        let here = call.at.contains("apply_start") && call.at.contains("\"certificate/b\"");
+        assert!(!here, "a fault before anything");
+        Ok(())
+    }));
+    only_b_failed(&inside.run(&world));
+    assert_eq!((world.issued(), world.txt()), (2, Vec::new()));
+    the_next_run_finishes(&world, &inside);
+}
+
 #[test]
 fn a_dns_provider_that_panics_in_the_zones_writer_lets_nobody_wait() {
     let (world, inside) = three();
