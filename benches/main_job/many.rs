@@ -70,9 +70,9 @@ fn apply(folder: &Folder, at_once: usize, count: impl Fn() -> u64) -> Option<(Ru
             if added || line.contains("\"cleaned_up\"") {
                 let now = count();
                 if added {
-                    writes.additions += now - seen
+                    writes.additions += now - seen;
                 } else {
-                    writes.removals += now - seen
+                    writes.removals += now - seen;
                 }
                 seen = now;
             }

@@ -95,7 +95,7 @@ impl Apply {
             self.begin(issue, work, journal).await?;
             self.issue(desired, journal).await?;
         }
-        self.deploy(desired, work, journal).await?;
+        self.remove_txt_beside(desired, work, journal).await?;
         self.remove_deployments(work, journal).await?;
         self.close_operation(journal).await
     }
@@ -119,8 +119,7 @@ impl Apply {
                 }
                 self.issue(desired, journal).await
             }
-            Stage::Issued => self.clean_up(journal).await,
-            Stage::Deploying => Ok(()),
+            Stage::Issued | Stage::Deploying => Ok(()),
         }
     }
 

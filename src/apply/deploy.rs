@@ -94,7 +94,11 @@ impl Apply {
             failures.push(error);
         }
         for deployed in underway {
-            self.unless_interrupted()?;
+            if let Err(interrupted) = self.unless_interrupted() {
+                // What was committed before counts, though the operation is not closed.
+                journal.persist(Revise::Bump).await?;
+                return Err(interrupted);
+            }
             let target = deployed.desired.target.clone();
             if let Err(error) = guarded(self.commit(&work.name, deployed, fingerprint, journal)).await {
                 failures.push(self.deployment_failed(&work.name, &target, error)?);
@@ -171,8 +175,8 @@ impl Apply {
         let read_back = self.read_back(&deployed, &address, bundle.fingerprint).await;
         // Where the run ends before it was read back, the receipt is kept all the same: the effect was made.
         if matches!(read_back, Ok(()) | Err(ApplyError::Interrupted)) {
-            self.note(journal, &deployment.target, DeploymentStage::Deployed, Some(&deployed.receipt))
-                .await?;
+            note(journal, &deployment.target, DeploymentStage::Deployed, Some(&deployed.receipt))?;
+            journal.persist(Revise::Keep).await?;
         }
         if read_back.is_ok() {
             self.step(address, Step::Deployed);
@@ -283,7 +287,8 @@ impl Apply {
             });
             return Ok(());
         }
-        self.note(journal, target, DeploymentStage::RolledBack, None).await?;
+        note(journal, target, DeploymentStage::RolledBack, None)?;
+        journal.persist(Revise::Keep).await?;
         self.step(address, Step::RolledBack);
         Ok(())
     }
@@ -325,27 +330,11 @@ impl Apply {
             verify: desired.verify.clone(),
         };
         journal.record_mut().deployments.insert(desired.target.clone(), record);
-        self.note(journal, &desired.target, DeploymentStage::Verified, None).await?;
+        // Written with the operation's end, or with what fails before: a run that is killed here deploys and commits once
+        // more, which changes nothing.
+        note(journal, &desired.target, DeploymentStage::Verified, None)?;
         self.step(address, Step::Committed);
         Ok(())
-    }
-
-    /// Persists how far a deployment is.
-    async fn note(
-        &self,
-        journal: &mut Journal,
-        target: &Name,
-        stage: DeploymentStage,
-        receipt: Option<&Receipt>,
-    ) -> Result<(), ApplyError> {
-        if let Some(journaled) = journal.operation_mut()?.deployments.get_mut(target) {
-            journaled.stage = stage;
-            if receipt.is_some() {
-                journaled.receipt = receipt.cloned();
-            }
-        }
-        let revise = if stage == DeploymentStage::Verified { Revise::Bump } else { Revise::Keep };
-        journal.persist(revise).await
     }
 
     /// Takes the certificate out of targets that the configuration no longer names for it.
@@ -478,6 +467,22 @@ fn slot(
         address: Address::Deployment(certificate.clone(), deployment.target.clone()),
         message: complaints.into_iter().map(|complaint| complaint.message).collect::<Vec<_>>().join("; "),
     })
+}
+
+/// Notes how far a deployment is, for the next write.
+fn note(
+    journal: &mut Journal,
+    target: &Name,
+    stage: DeploymentStage,
+    receipt: Option<&Receipt>,
+) -> Result<(), ApplyError> {
+    if let Some(journaled) = journal.operation_mut()?.deployments.get_mut(target) {
+        journaled.stage = stage;
+        if receipt.is_some() {
+            journaled.receipt = receipt.cloned();
+        }
+    }
+    Ok(())
 }
 
 /// Whether a deployment has something to do: the plan says so, the record is older, or an operation began it.

@@ -34,6 +34,7 @@ use crate::model::Rotation;
 use crate::model::SealedKey;
 use crate::model::Stage;
 use crate::model::TxtState;
+use crate::plan::CertificateWork;
 use crate::plan::IssueStep;
 use crate::state::Revise;
 
@@ -45,6 +46,9 @@ use super::event::Event;
 use super::event::Step;
 use super::in_use::Released;
 use super::journal::Journal;
+
+/// TXT values to be removed, by provider and zone.
+type Removals = BTreeMap<(Name, Zone), Vec<TxtRecord>>;
 
 /// How long issuances are remembered for the CA's rate limits: the longest window that a public CA counts in.
 const REMEMBERED: jiff::SignedDuration = jiff::SignedDuration::from_hours(8 * 24);
@@ -91,7 +95,7 @@ impl Apply {
         Ok(NewKey { sealed, csr: URL_SAFE_NO_PAD.encode(csr), handoff })
     }
 
-    /// Brings the open operation from where it is to [`Stage::Deploying`].
+    /// Brings the open operation from where it is to [`Stage::Issued`].
     pub(super) async fn issue(
         &self,
         desired: &DesiredCertificate,
@@ -111,8 +115,7 @@ impl Apply {
             known => self.prove(&session, known, desired, journal).await?,
         };
         let order = self.finalize(&session, order, journal).await?;
-        self.persist_certificate(&session, &order, desired, journal).await?;
-        self.clean_up(journal).await
+        self.persist_certificate(&session, &order, desired, journal).await
     }
 
     /// Has the names of an order validated, which is made first where there is none yet.
@@ -136,8 +139,7 @@ impl Apply {
         if validated.is_err() {
             self.release_zones(journal);
         }
-        validated?;
-        Ok(session.wait_until_ready(&order.url, self.options.ca_patience).await?)
+        validated
     }
 
     /// Finds where the challenges go; a name that the configuration cannot write fails before an order exists.
@@ -224,7 +226,7 @@ impl Apply {
         locations: &Locations,
         expectations: &mut BTreeMap<(Name, String), dns01::Expectation>,
         journal: &mut Journal,
-    ) -> Result<(), ApplyError> {
+    ) -> Result<Order, ApplyError> {
         let address = Address::Certificate(journal.name().clone());
         let authorizations =
             try_join_all(order.authorizations.iter().map(|url| session.authorization(url))).await?;
@@ -304,12 +306,17 @@ impl Apply {
         for answered in futures::future::join_all(challenges.iter().map(|url| session.answer(url))).await {
             answered?;
         }
-        self.validated(session, &authorizations).await?;
+        // The order knows of all its names, so that it is asked and not each of them; they tell why it failed.
+        let settled = session.wait_until_ready(&order.url, self.options.ca_patience).await;
+        if !settled.as_ref().is_ok_and(|order| order.status != OrderStatus::Invalid) {
+            self.validated(session, &authorizations).await?;
+        }
+        let order = settled?;
         self.step(address, Step::Validated);
-        Ok(())
+        Ok(order)
     }
 
-    /// Waits until the CA has validated every name.
+    /// Waits until the CA has looked at every name, and tells which failed.
     async fn validated(&self, session: &Session, authorizations: &[Authorization]) -> Result<(), ApplyError> {
         let settled = authorizations
             .iter()
@@ -445,33 +452,48 @@ impl Apply {
         self.issue(desired, journal).await
     }
 
-    /// Removes the operation's TXT values, which the next write persists.
-    ///
-    /// Those that cannot be removed now hold no deployment up: the journal lists them, and the operation stays open until
-    /// they are gone.
-    pub(super) async fn clean_up(&self, journal: &mut Journal) -> Result<(), ApplyError> {
-        if let Err(error) = self.remove_txt(journal).await {
-            if error.ends_certificate() || self.context.cancel.is_cancelled() {
-                return Err(error);
-            }
-            self.reporter.report(Event::Warning {
-                address: Address::Certificate(journal.name().clone()),
-                message: format!("TXT records could not be removed yet: {}", message_of(&error)),
-            });
-        }
-        journal.operation_mut()?.stage = Stage::Deploying;
+    /// Removes exactly the TXT values that the journal lists, where nobody else needs them, and empties the list.
+    pub(super) async fn remove_txt(&self, journal: &mut Journal) -> Result<(), ApplyError> {
+        self.write_removals(self.removals(journal).await?).await?;
+        self.removed(journal);
         Ok(())
     }
 
-    /// Removes exactly the TXT values that the journal lists, where nobody else needs them, and empties the list.
-    pub(super) async fn remove_txt(&self, journal: &mut Journal) -> Result<(), ApplyError> {
-        let Some(operation) = &journal.record().operation else { return Ok(()) };
-        if operation.txt.is_empty() {
-            return Ok(());
+    /// Removes the TXT values of an issued certificate while it is deployed: the zone's writer waits for those of other
+    /// certificates, and deployments do not.
+    ///
+    /// Values that cannot be removed now hold nothing up: the journal lists them, and the operation stays open until they
+    /// are gone.
+    pub(super) async fn remove_txt_beside(
+        &self,
+        desired: &DesiredCertificate,
+        work: &CertificateWork,
+        journal: &mut Journal,
+    ) -> Result<(), ApplyError> {
+        let removals = self.removals(journal).await;
+        let removed = async { self.write_removals(removals?).await };
+        let (removed, deployed) = futures::join!(removed, self.deploy(desired, work, journal));
+        match removed {
+            Ok(()) => self.removed(journal),
+            Err(error) if error.ends_certificate() || self.context.cancel.is_cancelled() => {
+                return deployed.and(Err(error));
+            }
+            Err(error) => self.reporter.report(Event::Warning {
+                address: Address::Certificate(journal.name().clone()),
+                message: format!("TXT records could not be removed yet: {}", message_of(&error)),
+            }),
         }
+        deployed
+    }
+
+    /// Gives the operation's TXT values back, and returns those that are to be removed because nobody else needs them.
+    async fn removals(&self, journal: &Journal) -> Result<Removals, ApplyError> {
+        let mut by_zone = Removals::new();
+        let Some(operation) = journal.record().operation.as_ref().filter(|open| !open.txt.is_empty()) else {
+            return Ok(by_zone);
+        };
         // From here on it needs none of them, so that of two operations that share a value the last one removes it.
         self.in_use.done(&operation.id);
-        let mut by_zone: BTreeMap<(Name, Zone), Vec<TxtRecord>> = BTreeMap::new();
         for value in &operation.txt {
             let released = self.in_use.release(&operation.id, value);
             // Whoever can write state could have forged it: what does not look like ours is not touched.
@@ -492,13 +514,25 @@ impl Apply {
                 Released::NotHeld => {}
             }
         }
+        Ok(by_zone)
+    }
+
+    async fn write_removals(&self, by_zone: Removals) -> Result<(), ApplyError> {
         let removals = by_zone.into_iter().map(|((provider, zone), records)| async move {
             self.writers.remove(&provider, &zone, records).await
         });
         try_join_all(removals).await?;
-        journal.operation_mut()?.txt.clear();
-        self.step(Address::Certificate(journal.name().clone()), Step::CleanedUp);
         Ok(())
+    }
+
+    /// Empties the list of the operation's TXT values, which the next write persists.
+    fn removed(&self, journal: &mut Journal) {
+        let Some(operation) = journal.record_mut().operation.as_mut().filter(|open| !open.txt.is_empty())
+        else {
+            return;
+        };
+        operation.txt.clear();
+        self.step(Address::Certificate(journal.name().clone()), Step::CleanedUp);
     }
 
     async fn check_ours(

@@ -275,9 +275,9 @@ fn an_apply_tells_its_story() {
     certificate/shop: names validated
     certificate/shop: finalizing
     certificate/shop: certificate issued
-    certificate/shop: TXT records removed
     deployment/shop/files-shop: deployed
     deployment/shop/files-shop: committed
+    certificate/shop: TXT records removed
     certificate/shop: done, valid until [time]
     Apply complete: 1 certificate is as it should be.
     [exit code: 0]
