@@ -7,6 +7,8 @@ use serde::Serialize;
 
 use crate::model::Address;
 use crate::model::Fingerprint;
+use crate::model::Fqdn;
+use crate::model::Name;
 
 /// Something that happened during a run. The JSON form is one line of `apply --json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -47,6 +49,17 @@ pub enum Event {
         /// What to do about it.
         #[serde(skip_serializing_if = "Option::is_none")]
         help: Option<String>,
+    },
+    /// A DNS provider has trouble with a zone, and is tried again; told at the first time.
+    DnsRetry {
+        /// The provider.
+        provider: Name,
+        /// The zone.
+        zone: Fqdn,
+        /// What it is, and how long it is tried.
+        message: String,
+        /// The seconds until the next try.
+        next_try_seconds: f64,
     },
     /// Something that does not stop the work.
     Warning {

@@ -62,6 +62,7 @@ pub use event::Reporter;
 pub use event::Silent;
 pub use event::Step;
 pub use zones::LeasedZones;
+pub use zones::ReportedZones;
 
 use guard::guarded;
 use in_use::InUse;

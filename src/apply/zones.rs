@@ -4,7 +4,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use certplan_provider::message_of;
 
+use super::event::Event;
+use super::event::Reporter;
+use crate::dns01::Repeat;
 use crate::dns01::WriteError;
+use crate::dns01::WriteWatch;
 use crate::dns01::ZoneGuard;
 use crate::model::Name;
 use crate::model::Zone;
@@ -38,6 +42,21 @@ impl ZoneGuard for LeasedZones {
                 reason: message_of(&error),
             }),
         }
+    }
+}
+
+/// Reports trouble with zones as events of the run.
+#[derive(Debug)]
+pub struct ReportedZones(pub Arc<dyn Reporter>);
+
+impl WriteWatch for ReportedZones {
+    fn repeating(&self, repeat: Repeat) {
+        self.0.report(Event::DnsRetry {
+            message: repeat.to_string(),
+            next_try_seconds: repeat.wait.as_secs_f64(),
+            provider: repeat.provider,
+            zone: repeat.zone,
+        });
     }
 }
 

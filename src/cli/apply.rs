@@ -207,6 +207,7 @@ async fn perform(
     };
     let leases = project.leases();
     let guard = Arc::new(apply::LeasedZones::new(Arc::clone(&leases), args.lock_timeout));
+    let watch = Arc::new(apply::ReportedZones(Arc::clone(&reporter)));
     let options = ApplyOptions { lock_timeout: args.lock_timeout, ..ApplyOptions::default() };
     let world = World {
         desired: Arc::clone(&project.desired),
@@ -216,7 +217,7 @@ async fn perform(
         sealer: project.sealer()?,
         secrets: Arc::clone(&project.secrets),
         issuers: clients.issuers,
-        writers: ZoneWriters::new(Arc::clone(&clients.providers), context.clone(), guard),
+        writers: ZoneWriters::new(Arc::clone(&clients.providers), context.clone(), guard, watch),
         propagation: clients.poller,
         providers: clients.providers,
         lookup: clients.lookup,

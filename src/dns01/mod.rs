@@ -16,6 +16,7 @@ mod ownership;
 mod poller;
 mod providers;
 mod resolv_conf;
+mod watch;
 mod writer;
 mod writers;
 
@@ -32,5 +33,6 @@ pub use ownership::{Claim, NotOurs, is_challenge_value, ours};
 pub use poller::{Lacking, Poller, PollerOptions, PropagationError, Seen, Warning};
 pub use providers::{ConfiguredDns, Providers};
 pub use resolv_conf::name_servers;
+pub use watch::{Repeat, Unwatched, WriteWatch};
 pub use writer::{Action, Pacing, WriteError};
 pub use writers::{Expectation, NoGuard, ZoneGuard, ZoneWriters};

@@ -4,6 +4,8 @@ use std::mem;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use certplan_provider::ChangeStatus;
@@ -17,6 +19,8 @@ use tokio::sync::oneshot;
 use tokio::time;
 use tokio::time::Instant;
 
+use super::watch::Repeat;
+use super::watch::WriteWatch;
 use super::writers::ZoneGuard;
 use crate::model::ChangeRef;
 use crate::model::Fqdn;
@@ -34,7 +38,9 @@ pub struct Pacing {
     pub retry: Duration,
     /// How far that grows.
     pub retry_limit: Duration,
-    /// How long a change is tried, and then its confirmation waited for, when the context has no deadline.
+    /// How long a change is tried while the service is in trouble or does not answer.
+    pub patience: Duration,
+    /// How long a change is tried while the service asks for fewer calls, and then its confirmation waited for.
     pub give_up: Duration,
     /// How long after the first question the provider is asked again whether a change is confirmed; it doubles each time.
     pub confirm: Duration,
@@ -51,6 +57,7 @@ impl Default for Pacing {
             gather_limit: Duration::from_secs(32),
             retry: Duration::from_millis(500),
             retry_limit: Duration::from_secs(30),
+            patience: Duration::from_secs(60),
             give_up: Duration::from_secs(300),
             confirm: Duration::from_millis(200),
             confirm_limit: Duration::from_secs(5),
@@ -120,6 +127,22 @@ impl Rate {
     }
 }
 
+/// What is known of a zone's trouble since its last success.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    /// Whether somebody was told.
+    told: AtomicBool,
+    /// Whether a change was given up.
+    given_up: AtomicBool,
+}
+
+impl Trouble {
+    fn end(&self) {
+        self.told.store(false, Ordering::Relaxed);
+        self.given_up.store(false, Ordering::Relaxed);
+    }
+}
+
 /// Writes batches to one zone.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
@@ -128,6 +151,8 @@ pub(super) struct Writer {
     pub(super) zone: Zone,
     pub(super) context: Context,
     pub(super) guard: Arc<dyn ZoneGuard>,
+    pub(super) watch: Arc<dyn WriteWatch>,
+    pub(super) trouble: Arc<Trouble>,
     pub(super) pacing: Pacing,
     pub(super) rate: Arc<Rate>,
 }
@@ -185,7 +210,8 @@ impl Writer {
             Action::Remove => (Vec::new(), records.to_vec()),
         };
         let change = Arc::new(TxtChange { additions, removals, ttl: self.pacing.ttl });
-        let deadline = self.deadline();
+        let started = Instant::now();
+        let (patience, give_up) = (self.limit(self.pacing.patience), self.limit(self.pacing.give_up));
         let mut pause = self.pacing.retry;
         let mut attempts = 0;
         loop {
@@ -197,15 +223,25 @@ impl Writer {
                 async move { this.provider.change(&this.context, &this.zone, &change).await }
             });
             let error = match call.await {
-                Ok(Ok(reference)) => return Ok(reference),
-                Ok(Err(error)) => error,
+                Ok(Ok(reference)) => {
+                    self.trouble.end();
+                    return Ok(reference);
+                }
+                Ok(Err(error)) => Arc::new(error),
                 Err(_) => return Err(self.interrupted()),
             };
-            let wait = match &error {
-                ProviderError::RateLimited { retry_after: Some(wait), .. } => (*wait).max(pause),
-                _ => pause,
+            let (wait, limit) = match &*error {
+                ProviderError::RateLimited { retry_after, .. } => {
+                    (retry_after.unwrap_or_default().max(pause), give_up)
+                }
+                _ if self.trouble.given_up.load(Ordering::Relaxed) => (pause, Duration::ZERO),
+                _ => (pause, patience),
             };
-            if !error.is_retryable() || Instant::now() + wait > deadline {
+            let limited = matches!(*error, ProviderError::RateLimited { .. });
+            if !error.is_retryable() || started.elapsed() + wait > limit {
+                if error.is_retryable() && !limited {
+                    self.trouble.given_up.store(true, Ordering::Relaxed);
+                }
                 return Err(WriteError::Provider {
                     provider: self.name.clone(),
                     zone: self.zone.name.clone(),
@@ -213,13 +249,14 @@ impl Writer {
                     names: records.iter().map(|record| record.name.clone()).take(NAMES_IN_MESSAGE).collect(),
                     count: records.len(),
                     attempts,
-                    source: Arc::new(error),
+                    source: error,
                 });
             }
-            if matches!(error, ProviderError::RateLimited { .. }) {
+            if limited {
                 self.rate.hold(wait);
             }
             tracing::debug!(provider = %self.name, zone = %self.zone.name, %error, ?wait, "repeating a change");
+            self.tell(Some(action), &error, wait, limit);
             self.unless_cancelled(time::sleep(wait)).await?;
             pause = (pause * 2).min(self.pacing.retry_limit);
         }
@@ -240,15 +277,15 @@ impl Writer {
 
     async fn confirm(&self, reference: &ChangeRef) -> Result<(), WriteError> {
         let started = Instant::now();
-        let deadline = self.deadline();
+        let limit = self.limit(self.pacing.give_up);
         let mut pause = self.pacing.confirm;
         loop {
             self.unless_cancelled(self.rate.turn()).await?;
-            let unconfirmed = |source: Option<ProviderError>| WriteError::Unconfirmed {
+            let unconfirmed = |source: Option<Arc<ProviderError>>| WriteError::Unconfirmed {
                 provider: self.name.clone(),
                 zone: self.zone.name.clone(),
                 waited: started.elapsed(),
-                source: source.map(Arc::new),
+                source,
             };
             let mut wait = pause;
             let error = match self.provider.status(&self.context, &self.zone, reference).await {
@@ -259,20 +296,39 @@ impl Writer {
                         wait = wait.max(retry_after.unwrap_or_default());
                         self.rate.hold(wait);
                     }
-                    Some(error)
+                    Some(Arc::new(error))
                 }
-                Err(error) => return Err(unconfirmed(Some(error))),
+                Err(error) => return Err(unconfirmed(Some(Arc::new(error)))),
             };
-            if Instant::now() + wait > deadline {
+            if started.elapsed() + wait > limit {
                 return Err(unconfirmed(error));
+            }
+            if let Some(error) = &error {
+                self.tell(None, error, wait, limit);
             }
             self.unless_cancelled(time::sleep(wait)).await?;
             pause = (pause * 2).min(self.pacing.confirm_limit);
         }
     }
 
-    fn deadline(&self) -> Instant {
-        Instant::now() + self.context.remaining().unwrap_or(self.pacing.give_up)
+    /// How long something is tried that may take `usual`: no longer than the context allows.
+    fn limit(&self, usual: Duration) -> Duration {
+        self.context.remaining().map_or(usual, |remaining| remaining.min(usual))
+    }
+
+    /// Tells that a call is repeated, unless that is known.
+    fn tell(&self, action: Option<Action>, error: &Arc<ProviderError>, wait: Duration, limit: Duration) {
+        if self.trouble.told.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.watch.repeating(Repeat {
+            provider: self.name.clone(),
+            zone: self.zone.name.clone(),
+            action,
+            error: Arc::clone(error),
+            wait,
+            limit,
+        });
     }
 
     async fn unless_cancelled<T>(&self, wait: impl Future<Output = T>) -> Result<T, WriteError> {

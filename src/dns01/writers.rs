@@ -18,10 +18,12 @@ use tokio::time;
 use tokio::time::Instant;
 
 use super::providers::Providers;
+use super::watch::WriteWatch;
 use super::writer::Action;
 use super::writer::Pacing;
 use super::writer::Rate;
 use super::writer::Request;
+use super::writer::Trouble;
 use super::writer::WriteError;
 use super::writer::Writer;
 use crate::model::ChangeRef;
@@ -67,11 +69,19 @@ impl ZoneGuard for NoGuard {
 /// Changes to a zone are made one after the other. A change that was sent is waited for, also when the run is
 /// cancelled or its callers are gone. The same value wanted by two callers is added once, and removed when both have
 /// given it back.
+///
+/// # Trouble
+///
+/// A change that fails for a reason that may pass is repeated for [`Pacing::patience`], and while the service says how
+/// long it wants to be left alone, for [`Pacing::give_up`]; the [`WriteWatch`] is told at the first repetition. A zone
+/// that was given up is tried once for each later change, until one succeeds. Zones do not wait for each other's
+/// trouble; where a service asks for fewer calls, it means its account, and all zones of the provider heed that.
 #[derive(Debug)]
 pub struct ZoneWriters {
     providers: Arc<Providers>,
     context: Context,
     guard: Arc<dyn ZoneGuard>,
+    watch: Arc<dyn WriteWatch>,
     pacing: Pacing,
     queues: Mutex<Queues>,
 }
@@ -84,18 +94,20 @@ struct Queues {
 
 impl ZoneWriters {
     /// Writers for the zones of these providers. Nothing is asked or started before the first value comes.
-    pub fn new(providers: Arc<Providers>, context: Context, guard: Arc<dyn ZoneGuard>) -> Arc<Self> {
-        Self::with_pacing(providers, context, guard, Pacing::default())
-    }
-
-    /// The same with other waiting times.
-    pub fn with_pacing(
+    pub fn new(
         providers: Arc<Providers>,
         context: Context,
         guard: Arc<dyn ZoneGuard>,
-        pacing: Pacing,
+        watch: Arc<dyn WriteWatch>,
     ) -> Arc<Self> {
-        Arc::new(Self { providers, context, guard, pacing, queues: Mutex::default() })
+        Arc::new(Self {
+            providers,
+            context,
+            guard,
+            watch,
+            pacing: Pacing::default(),
+            queues: Mutex::default(),
+        })
     }
 
     /// Announces that the caller will add values to the zone soon; dropping the expectation withdraws that.
@@ -179,6 +191,8 @@ impl ZoneWriters {
                 zone: zone.clone(),
                 context: self.context.clone(),
                 guard: Arc::clone(&self.guard),
+                watch: Arc::clone(&self.watch),
+                trouble: Arc::new(Trouble::default()),
                 pacing: self.pacing,
                 rate,
             };

@@ -124,6 +124,13 @@ fn updates_that_the_server_refuses_for_a_while_are_repeated() {
     let lines: Vec<String> = events.map(|line| line.expect("a line")).collect();
     assert_eq!(child.wait().expect("it ends").code(), Some(0), "{lines:#?}");
     assert_eq!((world.issued(), world.txt()), (1, Vec::new()), "{lines:#?}");
+    let told: Vec<&String> = lines.iter().filter(|line| line.contains("\"dns_retry\"")).collect();
+    let [told] = told.as_slice() else { panic!("the first repetition is told, and no other: {lines:#?}") };
+    for part in
+        ["`local`", "`example.test`", "SERVFAIL", "trying again in 500 ms", "\"next_try_seconds\":0.5"]
+    {
+        assert!(told.contains(part), "{part}: {told}");
+    }
 }
 
 #[test]

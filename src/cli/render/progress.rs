@@ -42,7 +42,9 @@ impl Reporter for Lines {
     fn report(&self, event: Event) {
         let line = line(&event);
         match event {
-            Event::ApplyErrored { .. } | Event::Warning { .. } => self.ui.alert(&line),
+            Event::ApplyErrored { .. } | Event::DnsRetry { .. } | Event::Warning { .. } => {
+                self.ui.alert(&line)
+            }
             Event::ApplyProgress { .. } | Event::ApplyStart { .. } if !self.steps => {}
             _ => self.ui.say(&line),
         }
@@ -66,6 +68,7 @@ fn line(event: &Event) -> String {
             }
             line
         }
+        Event::DnsRetry { message, .. } => format!("warning: {}", escape(message)),
         Event::Warning { address, message } => format!("{address}: warning: {}", escape(message)),
     }
 }
@@ -205,7 +208,7 @@ impl Reporter for Live {
             Event::ApplyComplete { address, .. } | Event::ApplyErrored { address, .. } => {
                 self.close(address, &line(&event));
             }
-            Event::Warning { .. } => {
+            Event::DnsRetry { .. } | Event::Warning { .. } => {
                 let _ = self.bars.println(line(&event));
             }
         }
