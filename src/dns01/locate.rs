@@ -1,12 +1,15 @@
 use std::fmt;
+use std::net::SocketAddr;
 
 use certplan_provider::Context;
 use certplan_provider::ProviderError;
+use futures::future;
 
 use super::lookup::Alias;
 use super::lookup::Lookup;
 use super::lookup::LookupError;
 use super::lookup::Path;
+use super::providers::ConfiguredDns;
 use super::providers::Providers;
 use super::providers::depth;
 use crate::model::ChallengeLocation;
@@ -19,7 +22,8 @@ use crate::model::Zone;
 ///
 /// Follows CNAMEs from `_acme-challenge.<name>` to the name that holds the value and chooses the provider and zone
 /// that can write it: the longest zone over all providers. A zone's own servers are asked along the `propagation` of
-/// its provider; names in nobody's zone are asked for at the system's resolvers.
+/// its provider. Names in nobody's zone are asked for at the resolvers of the provider in whose zone the way to them
+/// began, else at those of all providers, and at the system's where none of these answers.
 ///
 /// Where `propagation` is `provider` or `wait`, DNS as seen from here may be another one than the CA's: a question
 /// without an answer is then a [`Note`], and the name itself is taken.
@@ -32,10 +36,20 @@ pub async fn locate(
     lookup: &dyn Lookup,
     challenge: &Fqdn,
 ) -> Result<Located, LocateError> {
-    let mut walk = Walk { context, providers, lookup, chain: vec![challenge.clone()], notes: Vec::new() };
+    let mut walk = Walk {
+        context,
+        providers,
+        lookup,
+        chain: vec![challenge.clone()],
+        notes: Vec::new(),
+        resolvers: resolvers(providers, None),
+    };
     loop {
         let name = walk.end().clone();
         let choice = walk.choose(&name).await?;
+        if let Some(best) = choice.best() {
+            walk.resolvers = resolvers(providers, Some(&best.provider));
+        }
         match walk.alias(&name, &choice).await? {
             Alias::Delegated(child) => {
                 return Err(match choice.best() {
@@ -165,6 +179,8 @@ struct Walk<'a> {
     lookup: &'a dyn Lookup,
     chain: Vec<Fqdn>,
     notes: Vec<Note>,
+    /// The configured resolvers for names in nobody's zone.
+    resolvers: Vec<SocketAddr>,
 }
 
 impl Walk<'_> {
@@ -175,8 +191,12 @@ impl Walk<'_> {
 
     async fn choose(&self, name: &Fqdn) -> Result<Choice, LocateError> {
         let mut choice = Choice { candidates: Vec::new(), failures: Vec::new() };
-        for (provider, configured) in self.providers {
-            match configured.zones_for(self.context, name).await {
+        let asked = self.providers.iter().map(|(provider, configured)| async move {
+            (provider, configured.zones_for(self.context, name).await)
+        });
+        // All at once: one that does not answer delays no other.
+        for (provider, answer) in future::join_all(asked).await {
+            match answer {
                 Ok(zones) => choice
                     .candidates
                     .extend(zones.into_iter().map(|zone| Candidate { provider: provider.clone(), zone })),
@@ -203,7 +223,8 @@ impl Walk<'_> {
     fn path<'b>(&'b self, choice: &'b Choice) -> (Path<'b>, bool) {
         let owner = choice.best().and_then(|best| Some((best, self.providers.get(&best.provider)?)));
         let Some((best, configured)) = owner else {
-            return (Path::Resolvers { zone: None, resolvers: None, allow_private: false }, false);
+            let resolvers = (!self.resolvers.is_empty()).then_some(self.resolvers.as_slice());
+            return (Path::Resolvers { zone: None, resolvers, allow_private: false }, false);
         };
         let zone = &best.zone.name;
         let allow_private = configured.allow_private_servers;
@@ -295,6 +316,25 @@ impl Walk<'_> {
         );
         Ok(Located { location: ChallengeLocation { chain: self.chain, provider, zone }, notes: self.notes })
     }
+}
+
+/// The resolvers that the configuration has: those of one provider, or when it has none, of all.
+fn resolvers(providers: &Providers, owner: Option<&Name>) -> Vec<SocketAddr> {
+    let of = |configured: &ConfiguredDns| match &configured.propagation {
+        Propagation::Resolvers(resolvers) => resolvers.clone(),
+        _ => Vec::new(),
+    };
+    let own = owner.and_then(|owner| providers.get(owner)).map(of).unwrap_or_default();
+    if !own.is_empty() {
+        return own;
+    }
+    let mut all = Vec::new();
+    for resolver in providers.values().flat_map(of) {
+        if !all.contains(&resolver) {
+            all.push(resolver);
+        }
+    }
+    all
 }
 
 /// How many CNAMEs are followed.

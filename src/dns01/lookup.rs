@@ -38,7 +38,7 @@ pub enum Path<'a> {
         /// Whether they may have private addresses.
         allow_private: bool,
     },
-    /// These resolvers.
+    /// These resolvers; about a name in nobody's zone, also the system's where none of these has an answer.
     Resolvers {
         /// The zone of ours that the name is in, if it is in one.
         zone: Option<&'a Fqdn>,
@@ -179,6 +179,11 @@ impl Lookup for Resolver {
         match path {
             Path::Authoritative { zone, allow_private } => {
                 self.at_servers(name, zone, &self.system, allow_private).await
+            }
+            Path::Resolvers { zone: None, resolvers: Some(resolvers), allow_private } => {
+                let known = self.system.iter().filter(|system| !resolvers.contains(system));
+                let via: Vec<SocketAddr> = resolvers.iter().chain(known).copied().collect();
+                self.at_resolvers(name, None, &via, allow_private).await
             }
             Path::Resolvers { zone, resolvers, allow_private } => {
                 self.at_resolvers(name, zone, resolvers.unwrap_or(&self.system), allow_private).await

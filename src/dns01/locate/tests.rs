@@ -86,6 +86,37 @@ async fn the_longest_zone_on_a_label_boundary_wins_over_all_providers() {
 }
 
 #[tokio::test]
+async fn names_in_nobodys_zone_are_asked_for_at_the_configured_resolvers() {
+    let inner = "192.0.2.53:53".parse().unwrap();
+    let outer = "198.51.100.53:53".parse().unwrap();
+    let (a, b) = (MemoryDns::new(&["other.test"]), MemoryDns::new(&["example.test"]));
+    let providers = [
+        (word("a"), configured(&a, vec![], Propagation::Resolvers(vec![outer]))),
+        (word("b"), configured(&b, vec![], Propagation::Resolvers(vec![inner]))),
+        (word("c"), configured(&MemoryDns::new(&["third.test"]), vec![], Propagation::Authoritative)),
+    ]
+    .into();
+    let asked = |table: &Table, name: &str| {
+        let asked = table.asked.lock().unwrap();
+        asked.iter().find(|(asked, _)| asked == name).expect("it was asked for").1.clone()
+    };
+    // On the way from a zone whose provider has resolvers: those, as for the zone itself.
+    let table = Table::new(&[("_acme-challenge.example.test", "x.validation.test")]);
+    let error = place(&providers, &table, "_acme-challenge.example.test").await.unwrap_err();
+    assert!(matches!(error, LocateError::Dangling { .. }), "{error}");
+    let path = asked(&table, "x.validation.test");
+    assert!(path.contains("192.0.2.53:53") && !path.contains("198.51.100.53"), "{path}");
+    // From nowhere, or from a zone whose provider has none: all of them.
+    let table = Table::new(&[("_acme-challenge.third.test", "x.validation.test")]);
+    let _ = place(&providers, &table, "_acme-challenge.third.test").await.unwrap_err();
+    let _ = place(&providers, &table, "_acme-challenge.nowhere.test").await.unwrap_err();
+    for name in ["x.validation.test", "_acme-challenge.nowhere.test"] {
+        let path = asked(&table, name);
+        assert!(path.contains("192.0.2.53:53") && path.contains("198.51.100.53:53"), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn two_equal_candidates_are_named_with_how_to_pin() {
     let (a, b) = (MemoryDns::new(&["example.test=1"]), MemoryDns::new(&["example.test=2"]));
     let providers = |zones: Vec<Fqdn>| -> Providers {

@@ -59,6 +59,22 @@ async fn a_resolver_is_asked_where_the_zones_servers_cannot_be() {
 }
 
 #[tokio::test]
+async fn names_in_nobodys_zone_are_asked_for_at_the_system_where_the_configured_resolvers_do_not_answer() {
+    let (system, _authority, resolver) = network().await;
+    let configured = DnsServer::start().await;
+    system.add("x.validation.test", "CNAME", "system.test");
+    configured.add("x.validation.test", "CNAME", "configured.test");
+    let resolvers = [configured.address()];
+    let path = Path::Resolvers { zone: None, resolvers: Some(&resolvers), allow_private: false };
+    let alias = resolver.alias(&name("x.validation.test"), path).await.unwrap();
+    assert_eq!(alias, Alias::To("configured.test.".to_owned()));
+    assert_eq!(system.questions(), 0);
+    configured.fail(ResponseCode::Refused);
+    let alias = resolver.alias(&name("x.validation.test"), path).await.unwrap();
+    assert_eq!(alias, Alias::To("system.test.".to_owned()));
+}
+
+#[tokio::test]
 async fn a_resolver_that_holds_the_zone_itself_is_asked_directly() {
     let (system, authority, resolver) = network().await;
     system.script.lock().unwrap().not_authoritative = false;
