@@ -18,7 +18,7 @@ fn with_the_dns_server_down_nothing_is_ordered() {
     let config = config.replace(&world.sandbox.dns_address().to_string(), "127.0.0.1:1");
     world.project.write("certplan.yaml", &config);
     check!(world.project.certplan(&["plan"]), @"
-    Nothing to do now.
+    1 error, and nothing else to do now.
 
     Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: cannot connect to the DNS server `[address]` at [address]: Connection refused (os error 111)
     [exit code: 1]
@@ -45,7 +45,7 @@ fn a_wrong_tsig_secret_is_called_that() {
     let run = world.project.certplan(&["apply", "--auto-approve"]).expect(1);
     assert!(run.to_string().contains("BADSIG") || run.to_string().contains("TSIG"), "{run}");
     check!(run, @"
-    Nothing to do now.
+    1 error, and nothing else to do now.
 
     Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: the server knows the TSIG key `certplan-sandbox.`, but with another secret (BADSIG): copy the secret again from its configuration
     [exit code: 1]
@@ -61,7 +61,7 @@ fn a_wrong_tsig_key_name_is_called_that() {
     world.project.write("certplan.yaml", &config.replace("name: certplan-sandbox", "name: nobody"));
     let run = world.project.certplan(&["apply", "--auto-approve"]).expect(1);
     check!(run, @"
-    Nothing to do now.
+    1 error, and nothing else to do now.
 
     Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: the server does not know the TSIG key `nobody.` with the algorithm `hmac-sha256`, or does not allow it here (BADKEY): name and algorithm must be as in its configuration, and in Knot an `acl` of the zone must name the key
     [exit code: 1]

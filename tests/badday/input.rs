@@ -292,21 +292,21 @@ fn a_secret_that_is_missing_is_named_and_nothing_is_touched() {
     world.configure(&[("shop", "names: [shop.example.test]")]);
     world.project.unset(SECRET);
     check!(world.project.certplan(&["apply", "--auto-approve"]), @"
-    Nothing to do now.
+    1 error, and nothing else to do now.
 
     Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: the secret of the TSIG key `certplan-sandbox.` is missing: environment variable `WORLD_TSIG_SECRET` is not set
     [exit code: 1]
     ");
     world.project.set(SECRET, "");
     check!(world.project.certplan(&["apply", "--auto-approve"]), @"
-    Nothing to do now.
+    1 error, and nothing else to do now.
 
     Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: the secret of the TSIG key `certplan-sandbox.` is missing: environment variable `WORLD_TSIG_SECRET` is not set
     [exit code: 1]
     ");
     world.project.set(SECRET, "not base64 at all!");
     check!(world.project.certplan(&["apply", "--auto-approve"]), @"
-    Nothing to do now.
+    1 error, and nothing else to do now.
 
     Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: the secret of the TSIG key `certplan-sandbox.` is not base64: copy it from the server's key statement
     [exit code: 1]
@@ -316,14 +316,14 @@ fn a_secret_that_is_missing_is_named_and_nothing_is_touched() {
     let text = text.replace("{ env: WORLD_TSIG_SECRET }", "{ file: no-such-secret }");
     world.project.write("certplan.yaml", &text);
     check!(world.project.certplan(&["apply", "--auto-approve"]), @"
-    Nothing to do now.
+    1 error, and nothing else to do now.
 
     Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: the secret of the TSIG key `certplan-sandbox.` is missing: file `no-such-secret` cannot be read: No such file or directory (os error 2)
     [exit code: 1]
     ");
     world.project.write("no-such-secret", "\n");
     check!(world.project.certplan(&["apply", "--auto-approve"]), @"
-    Nothing to do now.
+    1 error, and nothing else to do now.
 
     Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: the secret of the TSIG key `certplan-sandbox.` is missing: file `no-such-secret` is empty
     [exit code: 1]
@@ -375,7 +375,7 @@ fn nothing_is_issued_without_encryption() {
     let recipients = format!("encryption:\n  recipients: [{}]\n", world.project.recipient());
     world.project.write("certplan.yaml", &text.replace(&recipients, ""));
     check!(world.project.certplan(&["plan"]), @"
-    Nothing to do now.
+    1 error, and nothing else to do now.
 
     Error: 1 certificate waits for `encryption:`: private keys are never stored in the clear
       add to the configuration, with the recipient that `certplan init` or `age-keygen` prints:
@@ -392,7 +392,7 @@ fn nothing_is_issued_without_encryption() {
     [exit code: 1]
     ");
     check!(world.project.certplan(&["apply", "--auto-approve"]), @"
-    Nothing to do now.
+    1 error, and nothing else to do now.
 
     Error: 1 certificate waits for `encryption:`: private keys are never stored in the clear
       add to the configuration, with the recipient that `certplan init` or `age-keygen` prints:

@@ -132,21 +132,21 @@ fn a_label_is_a_key_and_a_value() {
 fn a_selection_that_matches_nothing_is_an_error() {
     let project = with_certificate();
     check!(project.certplan(&["plan", "--address", "certificate/shup"]), @"
-    Nothing to do now.
+    1 error, and nothing else to do now.
 
     Error: the selection matches nothing
       `certplan plan` without a selection shows the addresses; globs are matched against `certificate/NAME` and `deployment/NAME/TARGET`
     [exit code: 1]
     ");
     check!(project.certplan(&["plan", "-l", "team=payments"]), @"
-    Nothing to do now.
+    1 error, and nothing else to do now.
 
     Error: the selection matches nothing
       `certplan plan` without a selection shows the addresses; globs are matched against `certificate/NAME` and `deployment/NAME/TARGET`
     [exit code: 1]
     ");
     check!(project.certplan(&["apply", "--auto-approve", "--exclude", "**"]), @"
-    Nothing to do now.
+    1 error, and nothing else to do now.
 
     Error: the selection matches nothing
       `certplan plan` without a selection shows the addresses; globs are matched against `certificate/NAME` and `deployment/NAME/TARGET`
@@ -157,7 +157,7 @@ fn a_selection_that_matches_nothing_is_an_error() {
     ");
     let run = project.certplan(&["plan", "--replace", "certificate/shup"]);
     check!(run, @"
-    Nothing to do now.
+    2 errors, and nothing else to do now.
 
     Warning: account/ca: the CA's directory could not be read: cannot connect for `GET https://[address]/directory`: Connection refused (os error 111); 1 certificate is planned without knowing its profiles and what an account needs
 

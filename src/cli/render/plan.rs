@@ -227,6 +227,8 @@ impl<'a> Writer<'a> {
                     count => format!("{count} certificates are as they should be"),
                 };
                 format!("{} {}.", self.bold("No changes."), capitalised(&state))
+            } else if plan.errored {
+                self.bold(&format!("{}, and nothing else to do now.", self.obstacles()))
             } else {
                 self.bold("Nothing to do now.")
             };
@@ -273,6 +275,17 @@ impl<'a> Writer<'a> {
         if !plan.refreshed {
             self.line("Targets, endpoints and CAs were not looked at (`--refresh=false`).");
         }
+    }
+
+    /// How much stands in the way: `2 errors, 1 refusal`.
+    fn obstacles(&self) -> String {
+        let errors = self.plan.diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error);
+        let (refusals, errors): (Vec<_>, Vec<_>) = errors.partition(|diagnostic| diagnostic.refused);
+        let counts = [(errors.len(), "error"), (refusals.len(), "refusal")];
+        let counts = counts.into_iter().filter(|(count, _)| *count > 0);
+        let texts =
+            counts.map(|(count, what)| format!("{count} {what}{}", if count == 1 { "" } else { "s" }));
+        texts.collect::<Vec<_>>().join(", ")
     }
 
     fn deferrals(&mut self) {

@@ -43,7 +43,7 @@ impl Reporter for Lines {
         let line = line(&event);
         match event {
             Event::ApplyErrored { .. } | Event::DnsRetry { .. } | Event::Warning { .. } => {
-                self.ui.alert(&line)
+                self.ui.alert(&line);
             }
             Event::ApplyProgress { .. } | Event::ApplyStart { .. } if !self.steps => {}
             _ => self.ui.say(&line),
