@@ -10,6 +10,7 @@ use super::diagnostic::closest;
 use super::diagnostic::list;
 use super::diagnostic::quoted;
 use super::grammar::NAME;
+use super::init::PLACEHOLDER;
 use super::node::Content;
 use super::node::Entry;
 use super::node::Node;
@@ -37,6 +38,36 @@ impl<'a> Checker<'a> {
     /// Whether a node that was checked fits, with everything in it.
     pub(crate) fn is_valid(&self, node: &Node) -> bool {
         node.id != POISONED && !self.invalid.contains(&node.id)
+    }
+
+    /// Rejects what [`init`](super::init()) left for the user to replace, and everything that it stands in; returns
+    /// whether there is such a thing.
+    pub(crate) fn reject_placeholders(&mut self, node: &Node, key: &str) -> bool {
+        let mut found = false;
+        match &node.content {
+            Content::List(items) => {
+                for item in items {
+                    found |= self.reject_placeholders(item, key);
+                }
+            }
+            Content::Map(entries) => {
+                for entry in entries {
+                    found |= self.reject_placeholders(&entry.value, &entry.key);
+                }
+            }
+            Content::Scalar { .. } => {
+                found = node.text().is_some_and(|text| text.contains(PLACEHOLDER));
+                if found {
+                    let message = format!("{} is still to be replaced", quoted(PLACEHOLDER));
+                    let help = format!("write the value of {} here: only you know it", quoted(key));
+                    self.report.push(Diagnostic::error("placeholder", node.span, message).help(help));
+                }
+            }
+        }
+        if found {
+            self.invalid.insert(node.id);
+        }
+        found
     }
 
     /// Checks a node, which stands at `key` if it is the value of one.

@@ -5,6 +5,9 @@ use serde_json::Value;
 use super::schema;
 use crate::registry::Registry;
 
+/// What stands where only the user knows the value; no configuration with it is valid.
+pub(super) const PLACEHOLDER: &str = "REPLACE-ME";
+
 /// What a first configuration is about.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -132,7 +135,7 @@ fn sketch(kind: &str, key: &str, property: &Value) -> String {
         }
         Some("boolean") => "true".to_owned(),
         Some("array") => "[]".to_owned(),
-        Some("string") => "REPLACE-ME".to_owned(),
+        Some("string") => PLACEHOLDER.to_owned(),
         _ => format!("{{ env: {}_{} }}", kind.to_uppercase(), key.to_uppercase()),
     }
 }

@@ -98,6 +98,7 @@ pub(crate) fn convert(
         places: Places::default(),
     };
     converter.checker.check(root, &rule, "the configuration");
+    converter.checker.reject_placeholders(root, "the configuration");
     let desired = converter.desired(base)?;
     Some((desired, converter.places))
 }
