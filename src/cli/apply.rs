@@ -214,7 +214,7 @@ async fn perform(
         state,
         lineage,
         leases,
-        sealer: project.sealer()?,
+        sealer: project.sealer(ui)?,
         secrets: Arc::clone(&project.secrets),
         issuers: clients.issuers,
         writers: ZoneWriters::new(Arc::clone(&clients.providers), context.clone(), guard, watch),

@@ -1,3 +1,6 @@
+use std::path::Path;
+use std::path::PathBuf;
+
 use crate::config;
 
 use super::args::Global;
@@ -8,6 +11,8 @@ use super::project;
 use super::ui::Ui;
 
 /// Tidy the white space of the configuration; comments, order and meaning stay
+///
+/// Of a folder, every *.yaml file. Says of each file whether it was changed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Change nothing; exit with 1 when something would change
@@ -16,24 +21,40 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, global: &Global, ui: Ui) -> Result<Exit, CliError> {
-    let path = &global.config;
-    if path.is_dir() {
-        return Err(CliError::usage(format!("`{}` is a folder", path.display()))
-            .with_help("name one of its files with `--config FILE`"));
+    let Some(paths) = folder(&global.config)? else {
+        one(&global.config, args.check, ui)?;
+        return Ok(Exit::Success);
+    };
+    let mut exit = Exit::Success;
+    for path in paths {
+        if let Err(error) = one(&path, args.check, ui) {
+            ui.error(&error);
+            exit = Exit::Error;
+        }
     }
+    Ok(exit)
+}
+
+/// The files of a configuration that is a folder.
+fn folder(path: &Path) -> Result<Option<Vec<PathBuf>>, CliError> {
+    if path.is_dir() { Ok(config::files(path)?) } else { Ok(None) }
+}
+
+fn one(path: &Path, check: bool, ui: Ui) -> Result<(), CliError> {
     let before = project::text(path)?;
     let after = config::format(&before).ok_or_else(|| {
         CliError::new(format!("`{}` cannot be formatted", path.display()))
             .with_help("`certplan validate` shows why")
     })?;
     if after == before {
-        return Ok(Exit::Success);
+        ui.say(&format!("Already formatted: {}", path.display()));
+        return Ok(());
     }
-    if args.check {
+    if check {
         return Err(CliError::new(format!("`{}` is not formatted", path.display()))
-            .with_help("`certplan fmt` does it"));
+            .with_help("`certplan fmt` formats it"));
     }
     edge::replace_file(path, after.as_bytes())?;
     ui.say(&format!("Formatted {}", path.display()));
-    Ok(Exit::Success)
+    Ok(())
 }

@@ -8,13 +8,13 @@ use crate::config;
 use crate::config::InitOptions;
 use crate::model::CertName;
 use crate::registry::BUILTIN;
-use crate::state::Identities;
 use crate::state::generate_identity;
 
 use super::args::Global;
 use super::edge;
 use super::error::CliError;
 use super::exit::Exit;
+use super::project;
 use super::ui::Ui;
 
 /// Write a first configuration, and an age identity if there is none
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Args, global: &Global, ui: Ui) -> Result<Exit, CliError
             CliError::usage(format!("`{name}` cannot be in a certificate: {}", message_of(&error)))
         })?;
     }
-    let (recipient, made) = recipient()?;
+    let (recipient, made) = recipient(ui)?;
     let mut options = InitOptions::new(args.names.clone(), args.dns.as_str(), recipient);
     options.to = Some(args.to.clone());
     options.contact.clone_from(&args.contact);
@@ -82,8 +82,8 @@ pub(crate) fn run(args: &Args, global: &Global, ui: Ui) -> Result<Exit, CliError
 }
 
 /// The recipient of the identity that is there, or of a new one with the path that it was written to.
-fn recipient() -> Result<(String, Option<String>), CliError> {
-    let identities = Identities::load(&edge::variable, edge::home().as_deref())?;
+fn recipient(ui: Ui) -> Result<(String, Option<String>), CliError> {
+    let identities = project::identities(ui)?;
     if let Some(recipient) = identities.recipients().into_iter().next() {
         return Ok((recipient, None));
     }

@@ -43,7 +43,8 @@ pub(crate) async fn run(command: Command, global: &Global, ui: Ui) -> Result<Exi
         .current
         .as_ref()
         .ok_or_else(|| CliError::new(format!("`{address}` has no certificate yet")))?;
-    let sealer = project.sealer()?.ok_or_else(|| CliError::new("the configuration has no `encryption:`"))?;
+    let sealer =
+        project.sealer(ui)?.ok_or_else(|| CliError::new("the configuration has no `encryption:`"))?;
     let lineage = state.lineage().await?.unwrap_or_default();
     let mut opened = sealer.open(&Place { lineage: lineage.clone(), address: address.clone() }, &current.key);
     for former in &stored.content.formerly {

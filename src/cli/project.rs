@@ -46,7 +46,7 @@ const BEGIN: &str =
     "`certplan init NAME --dns KIND --to FOLDER` writes a first configuration; `--config PATH` names another";
 
 /// How long a lease lasts without a sign of life from its holder.
-const LEASE: Duration = Duration::from_secs(60);
+pub(crate) const LEASE: Duration = Duration::from_secs(60);
 
 /// How long one request to a CA may take.
 const CA_TIMEOUT: Duration = Duration::from_secs(30);
@@ -87,15 +87,13 @@ impl Project {
         Arc::new(Leases::new(Arc::clone(&self.store), holder, LEASE, Arc::new(BootClock)))
     }
 
-    /// The age identities of whoever runs certplan.
-    pub(crate) fn identities() -> Result<Identities, CliError> {
-        Ok(Identities::load(&edge::variable, edge::home().as_deref())?.allow_plugins(true))
-    }
-
     /// What seals and opens keys; `None` without `encryption:`.
-    pub(crate) fn sealer(&self) -> Result<Option<Arc<Sealer>>, CliError> {
+    pub(crate) fn sealer(&self, ui: Ui) -> Result<Option<Arc<Sealer>>, CliError> {
         match &self.desired.encryption {
-            Some(encryption) => Ok(Some(Arc::new(Sealer::new(encryption, Self::identities()?)?))),
+            Some(encryption) => {
+                let identities = identities(ui)?.allow_plugins(true);
+                Ok(Some(Arc::new(Sealer::new(encryption, identities)?)))
+            }
             None => Ok(None),
         }
     }
@@ -164,6 +162,18 @@ impl Project {
     fn build_context(&self) -> BuildContext {
         BuildContext::new(Arc::clone(&self.secrets), self.desired.base.clone(), user_agent())
     }
+}
+
+/// The age identities of whoever runs certplan, with a warning for each that others can read.
+pub(crate) fn identities(ui: Ui) -> Result<Identities, CliError> {
+    let identities = Identities::load(&edge::variable, edge::home().as_deref())?;
+    for path in identities.exposed() {
+        ui.warn(&format!(
+            "`{}` holds an identity and can be read or written by every user: `chmod 600` it",
+            path.display()
+        ));
+    }
+    Ok(identities)
 }
 
 /// Loads the configuration and shows every warning and problem of it, those of its providers' blocks among them.

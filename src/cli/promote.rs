@@ -26,7 +26,13 @@ pub(crate) fn run(args: &Args, global: &Global, ui: Ui) -> Result<Exit, CliError
             .with_help("name the file that defines the issuer with `--config FILE`"));
     }
     let before = project::text(path)?;
-    let after = config::promote(&before, args.issuer.as_str())?;
+    let after = config::promote(&before, args.issuer.as_str()).map_err(|error| {
+        let failed = CliError::new(&error);
+        match error.hint() {
+            Some(hint) => failed.with_help(hint),
+            None => failed,
+        }
+    })?;
     edge::replace_file(path, after.as_bytes())?;
     let shown = path.display().to_string();
     let diff = TextDiff::from_lines(&before, &after);

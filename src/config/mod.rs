@@ -36,6 +36,7 @@ pub use format::format;
 pub use init::{InitOptions, render as init};
 pub use promote::{PromoteError, edit as promote};
 pub use schema::schema;
+pub use source::list as files;
 pub use span::{Location, Source, Sources, Span};
 
 use crate::model::Address;

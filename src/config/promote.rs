@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use super::convert::ca::Ca;
 use super::diagnostic::Report;
+use super::diagnostic::closest;
+use super::diagnostic::list;
 use super::diagnostic::quoted;
 use super::node::Node;
 use super::parser;
@@ -18,8 +20,17 @@ pub fn edit(text: &str, issuer: &str) -> Result<String, PromoteError> {
     let source = Source::new("", text);
     let mut report = Report::default();
     let root = parser::parse(&source, 0, &LIMITS, &mut 0, &mut report).ok_or(PromoteError::NotYaml)?;
-    let issuers = root.get("issuers").ok_or_else(|| unknown(issuer))?;
-    let entry = issuers.entry(issuer).ok_or_else(|| unknown(issuer))?;
+    let unknown = || PromoteError::UnknownIssuer {
+        issuer: issuer.to_owned(),
+        known: root
+            .get("issuers")
+            .map_or(&[][..], Node::entries)
+            .iter()
+            .map(|entry| entry.key.clone())
+            .collect(),
+    };
+    let issuers = root.get("issuers").ok_or_else(unknown)?;
+    let entry = issuers.entry(issuer).ok_or_else(unknown)?;
     let directory = entry.value.get("acme").and_then(|acme| acme.get("directory"));
     let current = directory.map_or_else(|| Some(issuer), Node::text).and_then(|text| {
         Ca::by_name(text).or_else(|| url::Url::parse(text).ok().and_then(|url| Ca::by_directory(&url)))
@@ -57,10 +68,6 @@ pub fn edit(text: &str, issuer: &str) -> Result<String, PromoteError> {
         }
     };
     Ok(replace(text, text.len() - source.text.len(), &places, replacement))
-}
-
-fn unknown(issuer: &str) -> PromoteError {
-    PromoteError::UnknownIssuer { issuer: issuer.to_owned() }
 }
 
 /// Replaces scalars; quotes around them stay.
@@ -128,7 +135,30 @@ pub enum PromoteError {
     UnknownIssuer {
         /// The issuer.
         issuer: String,
+        /// Those that it defines.
+        known: Vec<String>,
     },
+}
+
+impl PromoteError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotYaml => Some("`certplan validate` shows why".to_owned()),
+            Self::UnknownDirectory { .. } => {
+                Some("write the production's `directory` into the issuer's block yourself".to_owned())
+            }
+            Self::UnknownIssuer { issuer, known } => {
+                let known = || known.iter().map(String::as_str);
+                Some(match closest(issuer, known()) {
+                    Some(close) => format!("did you mean {}?", quoted(close)),
+                    None if known().next().is_none() => "it defines no issuers".to_owned(),
+                    None => format!("the issuers here are {}", list(known())),
+                })
+            }
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]

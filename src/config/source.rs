@@ -24,18 +24,33 @@ pub(crate) struct Files {
 }
 
 /// Reads a file, or every `*.yaml` that lies directly in a folder, in the order of their names.
-#[expect(clippy::disallowed_methods, reason = "the one place where a configuration is read")]
 pub(crate) fn read(path: &Path) -> Result<Files, LoadError> {
-    let metadata = std::fs::symlink_metadata(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => LoadError::Missing { path: path.to_owned() },
-        _ => LoadError::Unreadable { path: path.to_owned(), source: error },
-    })?;
-    if !metadata.is_dir() {
+    let Some(paths) = list(path)? else {
         let base = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
             _ => PathBuf::from("."),
         };
         return Ok(Files { sources: Sources::new(vec![read_file(path, LIMITS.total)?]), base });
+    };
+    let mut files = Vec::with_capacity(paths.len());
+    let mut left = LIMITS.total;
+    for path in paths {
+        let file = read_file(&path, left)?;
+        left = left.saturating_sub(file.text.len());
+        files.push(file);
+    }
+    Ok(Files { sources: Sources::new(files), base: path.to_owned() })
+}
+
+/// The files of a configuration that is a folder, in the order of their names; `None` when it is a file itself.
+#[expect(clippy::disallowed_methods, reason = "the one place where a configuration is read")]
+pub fn list(path: &Path) -> Result<Option<Vec<PathBuf>>, LoadError> {
+    let metadata = std::fs::symlink_metadata(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => LoadError::Missing { path: path.to_owned() },
+        _ => LoadError::Unreadable { path: path.to_owned(), source: error },
+    })?;
+    if !metadata.is_dir() {
+        return Ok(None);
     }
     let unreadable = |source| LoadError::Unreadable { path: path.to_owned(), source };
     let mut paths = Vec::new();
@@ -54,14 +69,7 @@ pub(crate) fn read(path: &Path) -> Result<Files, LoadError> {
         return Err(LoadError::EmptyFolder { path: path.to_owned() });
     }
     paths.sort();
-    let mut files = Vec::with_capacity(paths.len());
-    let mut left = LIMITS.total;
-    for path in paths {
-        let file = read_file(&path, left)?;
-        left = left.saturating_sub(file.text.len());
-        files.push(file);
-    }
-    Ok(Files { sources: Sources::new(files), base: path.to_owned() })
+    Ok(Some(paths))
 }
 
 fn read_file(path: &Path, left: usize) -> Result<Source, LoadError> {

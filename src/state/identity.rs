@@ -26,6 +26,7 @@ pub struct Identities {
     recipients: Vec<String>,
     plugins: Vec<plugin::Identity>,
     plugins_allowed: bool,
+    exposed: Vec<PathBuf>,
 }
 
 /// A new identity, to be saved by whoever asked for it.
@@ -102,6 +103,11 @@ impl Identities {
         self.recipients.clone()
     }
 
+    /// The files of these identities that every user of the machine can read or write.
+    pub fn exposed(&self) -> &[PathBuf] {
+        &self.exposed
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.native.is_empty() && self.plugins.is_empty()
@@ -160,10 +166,7 @@ impl Identities {
             return Err(failed(std::io::Error::other("it is no small regular file")));
         }
         if metadata.mode() & 0o007 != 0 {
-            tracing::warn!(
-                "`{}` holds an identity and is open to every user: `chmod 600` it",
-                path.display()
-            );
+            self.exposed.push(path.to_owned());
         }
         // Reserved in full: a buffer that grows leaves copies of its beginning behind.
         let mut bytes = Zeroizing::new(Vec::with_capacity(LARGEST as usize + 1));

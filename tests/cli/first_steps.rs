@@ -184,6 +184,129 @@ fn promote_is_an_edit_that_one_can_review() {
     check!(project.certplan(&["promote", "nobody"]), @"
     ------- stderr -------
     error: there is no issuer `nobody` in this file
+    hint: the issuers here are `letsencrypt`
+    [exit code: 1]
+    ");
+    check!(project.certplan(&["promote", "letsencript"]), @"
+    ------- stderr -------
+    error: there is no issuer `letsencript` in this file
+    hint: did you mean `letsencrypt`?
+    [exit code: 1]
+    ");
+}
+
+#[test]
+fn what_init_leaves_to_be_replaced_is_an_error_until_it_is() {
+    let project = Project::new();
+    let _ = project.certplan(&["init", "shop.example.com", "--dns", "rfc2136"]).expect(0);
+    check!(project.certplan(&["validate"]), @"
+    ------- stderr -------
+    error[placeholder]: `REPLACE-ME` is still to be replaced
+      --> certplan.yaml:16:15
+       |
+    16 |       server: REPLACE-ME # replace this
+       |               ^^^^^^^^^^
+       |
+       = help: write the value of `server` here: only you know it
+
+    error[placeholder]: `REPLACE-ME` is still to be replaced
+      --> certplan.yaml:17:21
+       |
+    17 |       tsig: { name: REPLACE-ME, secret: { env: RFC2136_TSIG_SECRET } } # replace this
+       |                     ^^^^^^^^^^
+       |
+       = help: write the value of `name` here: only you know it
+    error: the configuration has 2 problems
+    [exit code: 1]
+    ");
+    assert_eq!(project.certplan(&["plan"]).expect(1).stdout, "");
+    let text = project.read("certplan.yaml").replace("REPLACE-ME", "ns1.example.com");
+    project.write("certplan.yaml", &text);
+    let _ = project.certplan(&["validate"]).expect(0);
+}
+
+#[test]
+fn an_identity_that_others_can_read_is_warned_of() {
+    let world = World::with_shop();
+    let path = world.project.path().join("identity.txt");
+    let warning = format!(
+        "warning: `{}` holds an identity and can be read or written by every user: `chmod 600` it\n",
+        path.display()
+    );
+    for (mode, warned) in [(0o600, false), (0o640, false), (0o644, true), (0o602, true)] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("own file");
+        let run = world.project.certplan(&["-q", "apply", "--auto-approve"]).expect(0);
+        assert_eq!(run.stderr, if warned { warning.as_str() } else { "" }, "{mode:o}");
+    }
+    let run = world.project.certplan(&["init", "b.example.test", "--dns", "powerdns", "--config", "b.yaml"]);
+    assert!(run.stderr.contains(&warning), "{run}");
+}
+
+#[test]
+fn fmt_says_what_it_did() {
+    let project = Project::new();
+    let (good, bad) = ("version: 1\ncertificates: {}\n", "version: 1   \n\n\n\ncertificates: {}");
+    project.write("certplan.yaml", bad);
+    check!(project.certplan(&["fmt", "--check"]), @"
+    ------- stderr -------
+    error: `certplan.yaml` is not formatted
+    hint: `certplan fmt` formats it
+    [exit code: 1]
+    ");
+    assert_eq!(project.read("certplan.yaml"), bad, "nothing was changed");
+    check!(project.certplan(&["fmt"]), @"
+    ------- stderr -------
+    Formatted certplan.yaml
+    [exit code: 0]
+    ");
+    check!(project.certplan(&["fmt"]), @"
+    ------- stderr -------
+    Already formatted: certplan.yaml
+    [exit code: 0]
+    ");
+    check!(project.certplan(&["fmt", "--check"]), @"
+    ------- stderr -------
+    Already formatted: certplan.yaml
+    [exit code: 0]
+    ");
+    assert_eq!(project.certplan(&["-q", "fmt"]).expect(0).stderr, "");
+    project.write("certplan.yaml", "version: [1\n");
+    check!(project.certplan(&["fmt"]), @"
+    ------- stderr -------
+    error: `certplan.yaml` cannot be formatted
+    hint: `certplan validate` shows why
+    [exit code: 1]
+    ");
+
+    project.write("folder/a.yaml", good);
+    project.write("folder/b.yaml", bad);
+    project.write("folder/c.yaml", "version: [1\n");
+    project.write("folder/notes.txt", bad);
+    check!(project.certplan(&["--config", "folder", "fmt", "--check"]), @"
+    ------- stderr -------
+    Already formatted: folder/a.yaml
+    error: `folder/b.yaml` is not formatted
+    hint: `certplan fmt` formats it
+    error: `folder/c.yaml` cannot be formatted
+    hint: `certplan validate` shows why
+    [exit code: 1]
+    ");
+    check!(project.certplan(&["--config", "folder", "fmt"]), @"
+    ------- stderr -------
+    Already formatted: folder/a.yaml
+    Formatted folder/b.yaml
+    error: `folder/c.yaml` cannot be formatted
+    hint: `certplan validate` shows why
+    [exit code: 1]
+    ");
+    assert_eq!(
+        (project.read("folder/b.yaml"), project.read("folder/notes.txt")),
+        (good.replace("\n", "\n\n").replace("{}\n\n", "{}\n"), bad.to_owned())
+    );
+    fs::create_dir(project.path().join("empty")).expect("writable");
+    check!(project.certplan(&["--config", "empty", "fmt"]), @"
+    ------- stderr -------
+    error: the folder `empty` holds no `*.yaml`
     [exit code: 1]
     ");
 }
@@ -202,7 +325,7 @@ fn without_credentials_and_network_a_plan_says_what_is_missing() {
         ),
     );
     check!(project.certplan(&["plan"]), @"
-    Nothing to do now.
+    1 error, and nothing else to do now.
 
     Warning: account/ca: the CA's directory could not be read: cannot connect for `GET https://[address]/directory`: Connection refused (os error 111); 1 certificate is planned without knowing its profiles and what an account needs
 
@@ -210,7 +333,7 @@ fn without_credentials_and_network_a_plan_says_what_is_missing() {
     [exit code: 1]
     ");
     check!(project.certplan(&["apply", "--auto-approve"]), @"
-    Nothing to do now.
+    1 error, and nothing else to do now.
 
     Warning: account/ca: the CA's directory could not be read: cannot connect for `GET https://[address]/directory`: Connection refused (os error 111); 1 certificate is planned without knowing its profiles and what an account needs
 
