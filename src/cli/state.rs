@@ -1,12 +1,19 @@
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::model::Address;
+use crate::model::CertificateRecord;
 use crate::model::Name;
+use crate::state::Lease;
 use crate::state::LeaseKey;
+use crate::state::State;
+use crate::state::Stored;
 
 use super::args::Global;
 use super::error::CliError;
 use super::exit::Exit;
+use super::project::LEASE;
 use super::project::Project;
 use super::show;
 use super::ui::Ui;
@@ -39,6 +46,9 @@ pub(crate) enum Command {
         to: Address,
     },
     /// Show who holds the lease of a certificate or an account, and break it after asking
+    ///
+    /// For a run that is surely dead. One that still works finds out within 20 seconds that its lease is broken, and starts
+    /// nothing from then on; until then it goes on beside the next run. Their writes to state cannot undo each other's.
     Unlock {
         /// The address
         address: Address,
@@ -91,15 +101,14 @@ async fn remove(global: &Global, address: &Address, ui: Ui) -> Result<Exit, CliE
             ));
         }
         Address::Certificate(name) => {
-            let stored = known(state.certificate(name).await?, address)?;
+            let (lease, stored) = leased(&project, &state, name, address).await?;
             if stored.content.operation.is_some() {
+                lease.release().await?;
                 return Err(CliError::new(format!(
                     "`{address}` has an open operation, which would leave what it made"
                 ))
                 .with_help("`certplan apply` finishes or abandons it"));
             }
-            let lease =
-                project.leases().acquire(&lease_of(&project, name), std::time::Duration::ZERO).await?;
             state.archive_certificate(name, stored, super::edge::now()).await?;
             lease.release().await?;
             ui.say(&format!(
@@ -107,12 +116,11 @@ async fn remove(global: &Global, address: &Address, ui: Ui) -> Result<Exit, CliE
             ));
         }
         Address::Deployment(name, target) => {
-            let mut stored = known(state.certificate(name).await?, address)?;
+            let (lease, mut stored) = leased(&project, &state, name, address).await?;
             if stored.content.deployments.remove(target).is_none() {
+                lease.release().await?;
                 return Err(unknown(address));
             }
-            let lease =
-                project.leases().acquire(&lease_of(&project, name), std::time::Duration::ZERO).await?;
             state.save_certificate(name, &mut stored, crate::state::Revise::Bump).await?;
             lease.release().await?;
             ui.say(&format!("Forgotten: {address} (the target was not touched)"));
@@ -129,14 +137,15 @@ async fn rename(global: &Global, from: &Address, to: &Address, ui: Ui) -> Result
     };
     let project = Project::load(global, ui)?;
     let state = project.state();
-    let stored = known(state.certificate(from).await?, &Address::Certificate(from.clone()))?;
+    let (lease, mut stored) = leased(&project, &state, from, &Address::Certificate(from.clone())).await?;
     if stored.content.operation.is_some() {
+        lease.release().await?;
         return Err(CliError::new(format!("`certificate/{from}` has an open operation"))
             .with_help("`certplan apply` finishes or abandons it"));
     }
-    let mut stored = stored;
     stored.content.formerly.push(from.clone());
     state.rename_certificate(from, to, stored).await?;
+    lease.release().await?;
     ui.say(&format!("Renamed: certificate/{from} is certificate/{to} now"));
     Ok(Exit::Success)
 }
@@ -156,10 +165,13 @@ async fn unlock(global: &Global, address: &Address, force: bool, ui: Ui) -> Resu
         "The lease of {address} is held by {}.",
         holder.holder.as_ref().map_or_else(|| "somebody unknown".to_owned(), ToString::to_string)
     ));
+    // A holder learns of it when it moves its lease the next time.
+    let notice = (LEASE / 3).as_secs();
     if !force {
-        match ui.ask(
-            "Break it? A run that still works there stops at its next write. Only \"yes\" is accepted: ",
-        )? {
+        match ui.ask(&format!(
+            "Break it? A run that still works there finds that out within {notice} s, and goes on until then. \
+             Only \"yes\" is accepted: "
+        ))? {
             Some(answer) if answer == "yes" => {}
             Some(_) => return Err(CliError::new("the lease stays")),
             None => {
@@ -169,8 +181,28 @@ async fn unlock(global: &Global, address: &Address, force: bool, ui: Ui) -> Resu
         }
     }
     leases.break_lease(key.object()).await?;
-    ui.say(&format!("The lease of {address} is broken."));
+    ui.say(&format!(
+        "The lease of {address} is broken. A run that still works there finds that out within {notice} s."
+    ));
     Ok(Exit::Success)
+}
+
+/// Reads a certificate's record under its lease, which a record that is not there does not need.
+async fn leased(
+    project: &Project,
+    state: &State,
+    name: &Name,
+    address: &Address,
+) -> Result<(Lease, Stored<CertificateRecord>), CliError> {
+    known(state.certificate(name).await?, address)?;
+    let lease = project.leases().acquire(&lease_of(project, name), Duration::ZERO).await?;
+    match known(state.certificate(name).await?, address) {
+        Ok(stored) => Ok((lease, stored)),
+        Err(error) => {
+            lease.release().await?;
+            Err(error)
+        }
+    }
 }
 
 fn lease_of(project: &Project, name: &Name) -> LeaseKey {

@@ -274,3 +274,22 @@ fn of_two_applies_at_once_one_works_and_the_other_says_who_does() {
     assert_eq!(world.issued(), 2, "{run}");
     let _ = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
 }
+
+#[test]
+fn what_another_run_works_on_is_neither_forgotten_nor_renamed() {
+    let world = World::new();
+    world.configure(&[("shop", "names: [shop.example.test]\n    deploy: [{ files: { directory: out } }]")]);
+    world.faults(|faults| faults.validation_delay = std::time::Duration::from_secs(4));
+    let (mut child, mut events) = world.project.apply_events(&[]);
+    assert!(events.any(|line| line.is_ok_and(|line| line.contains("\"propagated\""))));
+    for arguments in
+        [&["state", "rm", "certificate/shop"][..], &["state", "mv", "certificate/shop", "certificate/other"]]
+    {
+        let run = world.project.certplan(arguments).expect(5);
+        assert!(run.stderr.contains(&child.id().to_string()), "it says who works: {run}");
+    }
+    let unlocked = world.project.certplan(&["state", "unlock", "certificate/shop", "--force"]).expect(0);
+    assert!(unlocked.stderr.contains("finds that out within 20 s"), "{unlocked}");
+    let _ = events.count();
+    let _ = child.wait().expect("it ends");
+}
