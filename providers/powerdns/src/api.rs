@@ -66,6 +66,12 @@ impl ApiZone {
     fn is_writable(&self) -> bool {
         ["native", "master", "primary", "producer"].iter().any(|kind| self.kind.eq_ignore_ascii_case(kind))
     }
+
+    /// The zone, if it can be written and its name is one that a certificate can have.
+    fn writable(self) -> Option<Zone> {
+        let name = Fqdn::new(&self.name).ok().filter(|_| self.is_writable())?;
+        Some(Zone { id: self.id, name })
+    }
 }
 
 impl Api {
@@ -96,9 +102,16 @@ impl Api {
         let response = self.get(context, url, "looking for a zone").await?;
         let zones: Vec<ApiZone> = response.json()?;
         // An old server ignores the question and lists all of them.
-        let found = zones.into_iter().filter(ApiZone::is_writable);
-        let mut found = found.filter(|zone| Fqdn::new(&zone.name).is_ok_and(|found| found == *name));
-        Ok(found.next().map(|zone| Zone { id: zone.id, name: name.clone() }))
+        Ok(zones.into_iter().filter_map(ApiZone::writable).find(|zone| zone.name == *name))
+    }
+
+    /// Every zone that the server has as a primary.
+    pub(crate) async fn zones(&self, context: &Context) -> Result<Vec<Zone>, ProviderError> {
+        let mut url = below(&self.url, &["zones"]);
+        // Whether each is signed takes the server several queries of its database.
+        url.query_pairs_mut().append_pair("dnssec", "false");
+        let zones: Vec<ApiZone> = self.get(context, url, "listing the zones").await?.json()?;
+        Ok(zones.into_iter().filter_map(ApiZone::writable).collect())
     }
 
     /// The RRsets of a zone, disabled records too.

@@ -17,6 +17,7 @@ mod config;
 mod content;
 mod edit;
 mod provider;
+mod zones;
 
 use std::sync::Arc;
 

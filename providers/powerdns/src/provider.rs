@@ -26,6 +26,7 @@ use url::Url;
 use crate::api::Api;
 use crate::config::PowerDnsConfig;
 use crate::edit;
+use crate::zones::Zones;
 
 /// How often a change is written before somebody who writes against it is called a conflict.
 const ATTEMPTS: u32 = 4;
@@ -43,6 +44,7 @@ pub struct PowerDns {
     secrets: Arc<dyn SecretResolver>,
     ttl: Option<Duration>,
     api: OnceCell<Api>,
+    zones: Zones,
     /// Set when the server refuses single records although its version says otherwise.
     refuses_single_records: AtomicBool,
 }
@@ -58,6 +60,7 @@ impl PowerDns {
             secrets: Arc::clone(&context.secrets),
             ttl: config.ttl.map(|seconds| Duration::from_secs(seconds.into())),
             api: OnceCell::new(),
+            zones: Zones::new(),
             refuses_single_records: AtomicBool::new(false),
         })
     }
@@ -102,14 +105,7 @@ impl DnsProvider for PowerDns {
     }
 
     async fn zones_for(&self, context: &Context, name: &Fqdn) -> Result<Vec<Zone>, ProviderError> {
-        let api = self.api().await?;
-        let (mut zones, mut next) = (Vec::new(), Some(name.clone()));
-        while let Some(name) = next {
-            context.check()?;
-            zones.extend(api.zone(context, &name).await?);
-            next = name.parent();
-        }
-        Ok(zones)
+        self.zones.containing(self.api().await?, context, name).await
     }
 
     async fn txt(&self, context: &Context, zone: &Zone, name: &Fqdn) -> Result<Vec<String>, ProviderError> {

@@ -33,6 +33,12 @@ pub(crate) struct State {
     pub(crate) undo: usize,
     /// Whether it refuses single records.
     pub(crate) refuses_single_records: bool,
+    /// The zones that it has beside `example.test`.
+    pub(crate) zones: Vec<String>,
+    /// The zones that were asked for, with an empty one for a list of all.
+    pub(crate) questions: Vec<String>,
+    /// How many questions for zones have to be open before the first is answered.
+    pub(crate) gate: usize,
 }
 
 impl Fake {
@@ -67,6 +73,13 @@ impl Fake {
     }
 }
 
+/// A parameter of a URL; empty when it is not there.
+fn query(path: &str, name: &str) -> String {
+    let parameters = path.split_once('?').map_or("", |(_, parameters)| parameters).split('&');
+    let values = parameters.filter_map(|parameter| parameter.strip_prefix(name)?.strip_prefix('='));
+    values.map(str::to_owned).next().unwrap_or_default()
+}
+
 async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) {
     let mut stream = BufReader::new(stream);
     loop {
@@ -88,6 +101,15 @@ async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) {
         }
         let mut words = head.split(' ');
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        if path.contains("/zones?") {
+            state.lock().unwrap().questions.push(query(path, "zone"));
+            while {
+                let state = state.lock().unwrap();
+                state.questions.len() < state.gate
+            } {
+                tokio::task::yield_now().await;
+            }
+        }
         let (status, answer) = state.lock().unwrap().answer(method, path, &body);
         let answer = answer.to_string();
         let text = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
@@ -103,6 +125,12 @@ impl State {
         match (method, path.split('?').next().unwrap_or_default()) {
             ("GET", "") => (200, json!({ "id": "localhost", "version": self.version })),
             ("GET", "/zones/example.test.") => (200, self.zone()),
+            ("GET", "/zones") => {
+                let asked = query(path, "zone");
+                let all = self.zones.iter().map(String::as_str).chain(["example.test."]);
+                let found = all.filter(|zone| asked.is_empty() || **zone == asked);
+                (200, found.map(|zone| json!({ "id": zone, "name": zone, "kind": "Native" })).collect())
+            }
             ("PATCH", "/zones/example.test.") => {
                 let patch: Value = serde_json::from_slice(body).unwrap();
                 self.patches.push(patch.clone());

@@ -40,6 +40,7 @@ use http::HeaderName;
 use http::Method;
 use serde_json::Value;
 use serde_json::json;
+use tokio::task::JoinSet;
 use url::Url;
 
 use crate::fake::Fake;
@@ -242,6 +243,51 @@ async fn copies_of_another_primary_are_not_offered() {
     let zones = peer.provider().zones_for(&context(), &fqdn("x.copy.example.test")).await.unwrap();
     assert_eq!(zones.iter().map(|zone| zone.name.as_str()).collect::<Vec<_>>(), ["example.test"]);
     assert_eq!(zones[0].id, "example.test.");
+}
+
+#[tokio::test]
+async fn the_zones_above_a_name_are_asked_for_at_once_and_the_closest_comes_first() {
+    let fake = Fake::start("5.0.2").await;
+    fake.with(|state| {
+        state.zones = vec!["shop.example.test.".to_owned(), "elsewhere.test.".to_owned()];
+        state.gate = 4;
+    });
+    let provider = provider(fake.url(), "key");
+    let context = context().within(Duration::from_secs(20));
+    let zones = provider.zones_for(&context, &fqdn("www.shop.example.test")).await.unwrap();
+    let names: Vec<&str> = zones.iter().map(|zone| zone.name.as_str()).collect();
+    assert_eq!(names, ["shop.example.test", "example.test"]);
+    let mut asked = fake.with(|state| std::mem::take(&mut state.questions));
+    asked.sort();
+    assert_eq!(asked, ["example.test.", "shop.example.test.", "test.", "www.shop.example.test."]);
+    fake.with(|state| state.gate = 0);
+    let zones = provider.zones_for(&context, &fqdn("shop.example.test")).await.unwrap();
+    assert_eq!(zones[0].name, fqdn("shop.example.test"));
+    assert_eq!(fake.with(|state| state.questions.len()), 0, "what was answered is remembered");
+}
+
+#[tokio::test]
+async fn five_hundred_names_cost_few_questions_for_zones() {
+    let fake = Fake::start("5.0.2").await;
+    fake.with(|state| state.zones = vec!["host-77.example.test.".to_owned()]);
+    let provider = provider(fake.url(), "key");
+    let mut tasks = JoinSet::new();
+    for index in 0..500 {
+        let provider = Arc::clone(&provider);
+        tasks.spawn(async move {
+            let name = fqdn(&format!("_acme-challenge.host-{index}.example.test"));
+            (index, provider.zones_for(&context(), &name).await.unwrap())
+        });
+    }
+    for (index, zones) in tasks.join_all().await {
+        let names: Vec<&str> = zones.iter().map(|zone| zone.name.as_str()).collect();
+        match index {
+            77 => assert_eq!(names, ["host-77.example.test", "example.test"]),
+            _ => assert_eq!(names, ["example.test"], "host-{index}"),
+        }
+    }
+    let asked = fake.with(|state| state.questions.len());
+    assert!(asked <= 40, "{asked} questions");
 }
 
 #[tokio::test]
