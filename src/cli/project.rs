@@ -134,7 +134,8 @@ impl Project {
             })?;
             let provider = (factory.build)(&wanted.block, &context)
                 .map_err(|complaints| complain(&format!("DNS provider `{name}`"), &complaints))?;
-            let configured = ConfiguredDns::new(provider, wanted.zones.clone(), wanted.propagation.clone());
+            let configured = ConfiguredDns::new(provider, wanted.zones.clone(), wanted.propagation.clone())
+                .allow_private_servers(wanted.allow_private_servers);
             Ok((name.clone(), configured))
         });
         built.collect()

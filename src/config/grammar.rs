@@ -137,6 +137,10 @@ struct Dns {
     /// word, ask certain resolvers, or wait.
     #[schemars(extend("default" = "authoritative"))]
     propagation: Option<Propagation>,
+    /// Whether the zone's name servers may have private, loopback or link-local addresses. Without it they are not asked:
+    /// the CA cannot reach them, and a zone in public DNS could make certplan ask servers of your network.
+    #[schemars(extend("default" = false))]
+    allow_private_servers: Option<bool>,
 }
 
 /// How to find out that a value can be seen.

@@ -183,8 +183,8 @@ pub enum ServersError {
     },
     /// A server has only addresses that are not to be asked.
     #[error(
-        "the name server `{server}` of `{zone}` has only private addresses ({}): allow them for the provider, or set \
-         `propagation: {{ resolvers: [...] }}`",
+        "the name server `{server}` of `{zone}` has only private addresses ({}): allow them with \
+         `allow_private_servers: true` at the provider, or set `propagation: {{ resolvers: [...] }}`",
         list(addresses)
     )]
     Private {

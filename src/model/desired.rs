@@ -118,6 +118,8 @@ pub struct DesiredDnsProvider {
     pub zones: Vec<Fqdn>,
     /// How to find out that a value can be seen.
     pub propagation: Propagation,
+    /// Whether the zone's servers may have private, loopback or link-local addresses.
+    pub allow_private_servers: bool,
 }
 
 /// How to find out that a TXT value can be seen by the CA.

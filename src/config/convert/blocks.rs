@@ -17,6 +17,7 @@ use crate::config::diagnostic::is_key_material;
 use crate::config::diagnostic::quoted;
 use crate::config::node::Entry;
 use crate::config::node::Node;
+use crate::config::node::Scalar;
 use crate::config::span::Span;
 use crate::model::DesiredDnsProvider;
 use crate::model::DesiredTarget;
@@ -94,6 +95,8 @@ impl<'a> Converter<'a> {
         for (name, entry) in self.named("dns") {
             let zones = self.zones(&entry.value, &mut zones_seen);
             let propagation = self.propagation(&entry.value).unwrap_or_default();
+            let allow_private_servers = entry.value.get("allow_private_servers").and_then(Node::scalar);
+            let allow_private_servers = allow_private_servers == Some(Scalar::Bool(true));
             let kind =
                 entry.value.entries().iter().find_map(|own| Some((own, registry.dns_factory(&own.key)?)));
             let Some((own, factory)) = kind else { continue };
@@ -106,7 +109,13 @@ impl<'a> Converter<'a> {
             self.places.dns.insert(name.clone(), Place::new(entry.span, &own.value));
             providers.insert(
                 name,
-                DesiredDnsProvider { kind: factory.kind.to_owned(), block, zones, propagation },
+                DesiredDnsProvider {
+                    kind: factory.kind.to_owned(),
+                    block,
+                    zones,
+                    propagation,
+                    allow_private_servers,
+                },
             );
         }
         if self.root.get("dns").is_none_or(|dns| dns.entries().is_empty())

@@ -131,6 +131,7 @@ impl World {
             block: json!({}),
             zones: Vec::new(),
             propagation: Propagation::default(),
+            allow_private_servers: false,
         };
         let target = |kind: &str| DesiredTarget { kind: kind.to_owned(), block: json!({}) };
         let desired = Desired {
