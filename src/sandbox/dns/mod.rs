@@ -1,17 +1,15 @@
 //! An authoritative DNS server over UDP and TCP that takes signed updates.
 
+mod server;
 mod tsig;
 mod update;
 mod zone;
 
-use std::io;
 use std::net::IpAddr;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::RwLock;
 use std::sync::RwLockReadGuard;
 use std::sync::RwLockWriteGuard;
-use std::time::Duration;
 use std::time::Instant;
 
 use hickory_proto::op::Edns;
@@ -25,16 +23,8 @@ use hickory_proto::rr::Name;
 use hickory_proto::rr::RecordType;
 use serde::Deserialize;
 use serde::Serialize;
-use tokio::io::AsyncReadExt;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
-use tokio::net::TcpStream;
-use tokio::net::UdpSocket;
-use tokio::time::sleep;
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+pub(super) use self::server::Sockets;
 use self::tsig::Check;
 use self::tsig::Keys;
 use self::update::Changes;
@@ -59,8 +49,6 @@ const UDP_LIMIT: u16 = 4_096;
 /// How many aliases an answer follows.
 const ALIAS_LIMIT: usize = 8;
 
-const IDLE: Duration = Duration::from_secs(30);
-
 /// The DNS server's state.
 pub(super) struct Dns {
     zones: RwLock<Vec<Zone>>,
@@ -77,47 +65,6 @@ pub(super) struct KeptZone {
     origin: Fqdn,
     serial: u32,
     records: Vec<ZoneRecord>,
-}
-
-/// The sockets, bound and not yet served.
-pub(super) struct Sockets {
-    udp: UdpSocket,
-    tcp: TcpListener,
-}
-
-impl Sockets {
-    /// Binds UDP and TCP to the same port.
-    pub(super) async fn bind(address: IpAddr, port: u16) -> Result<Self, SandboxError> {
-        let mut last = None;
-        // With a free port chosen for TCP, the same one can be taken for UDP.
-        for _ in 0..20 {
-            let bound = async {
-                let tcp = TcpListener::bind((address, port)).await?;
-                let udp = UdpSocket::bind(tcp.local_addr()?).await?;
-                Ok::<_, io::Error>(Self { udp, tcp })
-            };
-            match bound.await {
-                Ok(sockets) => return Ok(sockets),
-                Err(error) if port == 0 => last = Some(error),
-                Err(source) => {
-                    return Err(SandboxError::Bind {
-                        address: SocketAddr::new(address, port).to_string(),
-                        purpose: "DNS",
-                        source,
-                    });
-                }
-            }
-        }
-        Err(SandboxError::Bind {
-            address: address.to_string(),
-            purpose: "DNS",
-            source: last.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()),
-        })
-    }
-
-    pub(super) fn address(&self) -> io::Result<SocketAddr> {
-        self.tcp.local_addr()
-    }
 }
 
 impl Dns {
@@ -144,83 +91,6 @@ impl Dns {
             loaded.push(Zone::new(&zone.origin, address, &records, serial)?);
         }
         Ok(Self { zones: RwLock::new(loaded), keys: Keys::new(keys)?, clock, faults, ledger, changed })
-    }
-
-    /// Serves until cancelled.
-    pub(super) fn serve(self: &Arc<Self>, sockets: Sockets, tasks: &TaskTracker, stop: &CancellationToken) {
-        let Sockets { udp, tcp } = sockets;
-        let dns = Arc::clone(self);
-        let token = stop.clone();
-        tasks.spawn(async move { token.run_until_cancelled(dns.serve_udp(Arc::new(udp))).await });
-        let dns = Arc::clone(self);
-        let token = stop.clone();
-        let connections = tasks.clone();
-        tasks.spawn(async move {
-            let serving = dns.serve_tcp(tcp, &connections, &token);
-            token.run_until_cancelled(serving).await
-        });
-    }
-
-    async fn serve_udp(self: Arc<Self>, socket: Arc<UdpSocket>) {
-        let mut buffer = vec![0; usize::from(u16::MAX)];
-        loop {
-            let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
-                // About an earlier answer that nobody took, as a rule; never a reason to spin.
-                sleep(Duration::from_millis(1)).await;
-                continue;
-            };
-            let Some(answer) = self.respond(&buffer[..length], Transport::Udp) else { continue };
-            let delay = self.faults.read(|faults| faults.dns.delay);
-            if delay.is_zero() {
-                let _ = socket.send_to(&answer, peer).await;
-            } else {
-                let socket = Arc::clone(&socket);
-                tokio::spawn(async move {
-                    sleep(delay).await;
-                    let _ = socket.send_to(&answer, peer).await;
-                });
-            }
-        }
-    }
-
-    async fn serve_tcp(
-        self: Arc<Self>,
-        listener: TcpListener,
-        tasks: &TaskTracker,
-        stop: &CancellationToken,
-    ) {
-        loop {
-            let Ok((stream, _)) = listener.accept().await else {
-                // Out of file descriptors: others will close theirs.
-                sleep(Duration::from_millis(10)).await;
-                continue;
-            };
-            let dns = Arc::clone(&self);
-            let stop = stop.clone();
-            tasks.spawn(async move {
-                let _ = stop.run_until_cancelled(dns.serve_connection(stream)).await;
-            });
-        }
-    }
-
-    async fn serve_connection(&self, mut stream: TcpStream) -> io::Result<()> {
-        stream.set_nodelay(true)?;
-        loop {
-            let length = timeout(IDLE, stream.read_u16()).await??;
-            let mut request = vec![0; usize::from(length)];
-            timeout(IDLE, stream.read_exact(&mut request)).await??;
-            let Some(answer) = self.respond(&request, Transport::Tcp) else { return Ok(()) };
-            let delay = self.faults.read(|faults| faults.dns.delay);
-            if !delay.is_zero() {
-                sleep(delay).await;
-            }
-            let Ok(length) = u16::try_from(answer.len()) else { return Ok(()) };
-            // One segment: some clients read the length and the message in one go.
-            let mut framed = Vec::with_capacity(answer.len() + 2);
-            framed.extend_from_slice(&length.to_be_bytes());
-            framed.extend_from_slice(&answer);
-            stream.write_all(&framed).await?;
-        }
     }
 
     /// Answers one message, or not at all.
@@ -533,82 +403,4 @@ fn rcode_name(code: ResponseCode) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::super::Faults;
-    use super::super::TsigAlgorithm;
-    use super::*;
-
-    fn dns() -> Dns {
-        let clock = Clock::default();
-        let key = TsigKey {
-            name: "key".parse().unwrap(),
-            algorithm: TsigAlgorithm::default(),
-            secret: "AAAAAAAAAAAAAAAAAAAAAA==".to_owned(),
-        };
-        Dns::new(
-            [127, 0, 0, 1].into(),
-            &[ZoneOptions::new("example.test".parse().unwrap())],
-            Vec::new(),
-            &[key],
-            clock.clone(),
-            Arc::new(FaultState::new(0, Faults::default())),
-            Ledger::new(clock, None).unwrap(),
-            Box::new(|| {}),
-        )
-        .unwrap()
-    }
-
-    /// An update of the zone whose TSIG record says what it likes.
-    fn signed_update(time: u64, fudge: u16, mac: &[u8]) -> Vec<u8> {
-        use hickory_proto::rr::rdata::TSIG;
-        use hickory_proto::rr::rdata::tsig as wire;
-
-        let mut message = Message::new(7, MessageType::Query, OpCode::Update);
-        let mut query = hickory_proto::op::Query::query(wire_name("example.test").unwrap(), RecordType::SOA);
-        query.set_query_class(DNSClass::IN);
-        message.add_query(query);
-        let algorithm = wire::TsigAlgorithm::HmacSha256;
-        let signature = TSIG::new(algorithm, time, fudge, mac.to_vec(), 7, None, Vec::new());
-        message.set_signature(Box::new(wire::make_tsig_record(wire_name("key").unwrap(), signature)));
-        message.to_vec().unwrap()
-    }
-
-    #[test]
-    fn a_code_of_the_wrong_length_is_told_from_a_wrong_one() {
-        let dns = dns();
-        let answer = |mac: &[u8]| {
-            let octets = dns.respond(&signed_update(0, 300, mac), Transport::Tcp).unwrap();
-            let message = Message::from_vec(&octets).unwrap();
-            let error = message.signature().and_then(|record| record.data.error).map(u16::from);
-            (message.metadata.response_code, error)
-        };
-        assert_eq!(answer(&[1; 32]), (ResponseCode::NotAuth, Some(16)), "BADSIG");
-        assert_eq!(answer(&[1; 16]), (ResponseCode::NotAuth, Some(22)), "BADTRUNC");
-        assert_eq!(answer(&[1; 15]), (ResponseCode::FormErr, None));
-        assert_eq!(answer(&[1; 33]), (ResponseCode::FormErr, None));
-        assert_eq!(answer(&[]), (ResponseCode::FormErr, None));
-    }
-
-    proptest! {
-        #[test]
-        fn no_message_makes_it_panic(octets in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = dns().respond(&octets, Transport::Udp);
-        }
-
-        #[test]
-        fn no_spoiled_update_makes_it_panic(
-            time in 0u64..(1 << 48),
-            fudge: u16,
-            mac in proptest::collection::vec(any::<u8>(), 0..70),
-            place: prop::sample::Index,
-            octet: u8,
-        ) {
-            let mut octets = signed_update(time, fudge, &mac);
-            let index = place.index(octets.len());
-            octets[index] = octet;
-            let _ = dns().respond(&octets, Transport::Tcp);
-        }
-    }
-}
+mod tests;
