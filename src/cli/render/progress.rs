@@ -130,7 +130,8 @@ impl Reporter for JsonLines {
 /// Moving lines on a terminal: one for each certificate with its step, and a total when there are many.
 pub(crate) struct Live {
     bars: MultiProgress,
-    total: ProgressBar,
+    /// How many are done, where that is more than one line tells.
+    total: Option<ProgressBar>,
     open: Mutex<BTreeMap<Address, ProgressBar>>,
 }
 
@@ -144,18 +145,20 @@ impl Live {
     /// Lines for a run over `certificates`.
     pub(crate) fn new(certificates: usize) -> Self {
         let bars = MultiProgress::new();
-        let total = bars.add(ProgressBar::new(certificates as u64));
-        let style = ProgressStyle::with_template("{pos}/{len} certificates {wide_bar} {elapsed}");
-        total.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        if certificates < 2 {
-            total.set_draw_target(indicatif::ProgressDrawTarget::hidden());
-        }
+        let total = (certificates > 1).then(|| {
+            let total = bars.add(ProgressBar::new(certificates as u64));
+            let style = ProgressStyle::with_template("{pos}/{len} certificates {wide_bar} {elapsed}");
+            total.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            total
+        });
         Self { bars, total, open: Mutex::new(BTreeMap::new()) }
     }
 
     /// Ends the moving lines.
     pub(crate) fn finish(&self) {
-        self.total.finish_and_clear();
+        if let Some(total) = &self.total {
+            total.finish_and_clear();
+        }
     }
 
     fn bar(&self, address: &Address) -> Option<ProgressBar> {
@@ -170,7 +173,11 @@ impl Live {
         if open.len() >= LISTED {
             return None;
         }
-        let bar = self.bars.insert_before(&self.total, ProgressBar::new_spinner());
+        let bar = ProgressBar::new_spinner();
+        let bar = match &self.total {
+            Some(total) => self.bars.insert_before(total, bar),
+            None => self.bars.add(bar),
+        };
         let style = ProgressStyle::with_template("{spinner} {prefix}: {wide_msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
         bar.set_prefix(certificate.to_string());
@@ -186,8 +193,8 @@ impl Live {
         }
         // A terminal that cannot be written to is no reason to stop.
         let _ = self.bars.println(last_line);
-        if matches!(address, Address::Certificate(_)) {
-            self.total.inc(1);
+        if let (Address::Certificate(_), Some(total)) = (address, &self.total) {
+            total.inc(1);
         }
     }
 }
@@ -211,6 +218,26 @@ impl Reporter for Live {
             Event::DnsRetry { .. } | Event::Warning { .. } => {
                 let _ = self.bars.println(line(&event));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::Step;
+
+    #[test]
+    fn moving_lines_are_there_for_one_certificate_and_for_many() {
+        for certificates in [0, 1, 2, LISTED + 5] {
+            let live = Live::new(certificates);
+            for index in 0..certificates.max(1) {
+                let address: Address = format!("certificate/c{index}").parse().unwrap();
+                live.report(Event::ApplyStart { address: address.clone(), resumed: false });
+                live.report(Event::ApplyProgress { address: address.clone(), step: Step::Leased });
+                live.report(Event::ApplyComplete { address, fingerprint: None, not_after: None });
+            }
+            live.finish();
         }
     }
 }
