@@ -63,7 +63,10 @@ impl Ui {
         let mut stderr = io::stderr().lock();
         ignore_closed(write!(stderr, "{question}").and_then(|()| stderr.flush()))?;
         let mut answer = String::new();
-        io::stdin().read_line(&mut answer)?;
+        if io::stdin().read_line(&mut answer)? == 0 {
+            // Nobody pressed return: what is said next begins a line of its own.
+            ignore_closed(writeln!(stderr))?;
+        }
         Ok(Some(answer.trim().to_owned()))
     }
 

@@ -156,8 +156,10 @@ impl Live {
 
     /// Ends the moving lines.
     pub(crate) fn finish(&self) {
-        if let Some(total) = &self.total {
-            total.finish_and_clear();
+        let open = std::mem::take(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner));
+        // An account has no end of its own.
+        for bar in open.values().chain(&self.total) {
+            bar.finish_and_clear();
         }
     }
 
@@ -237,7 +239,12 @@ mod tests {
                 live.report(Event::ApplyProgress { address: address.clone(), step: Step::Leased });
                 live.report(Event::ApplyComplete { address, fingerprint: None, not_after: None });
             }
+            live.report(Event::ApplyProgress {
+                address: "account/ca".parse().unwrap(),
+                step: Step::AccountReady,
+            });
             live.finish();
+            assert!(live.open.lock().unwrap().is_empty(), "no line is left behind");
         }
     }
 }
