@@ -34,6 +34,7 @@ use certplan::dns01::Path as LookupPath;
 use certplan::dns01::Poller;
 use certplan::dns01::Providers;
 use certplan::dns01::Surveyor;
+use certplan::dns01::Unwatched;
 use certplan::dns01::ZoneWriters;
 use certplan::model::Address;
 use certplan::model::Bundle;
@@ -261,7 +262,7 @@ impl Inside {
             .as_ref()
             .map(|encryption| Arc::new(Sealer::new(encryption, identities).expect("recipients")));
         let world = apply::World {
-            writers: ZoneWriters::new(Arc::clone(&providers), context.clone(), guard),
+            writers: ZoneWriters::new(Arc::clone(&providers), context.clone(), guard, Arc::new(Unwatched)),
             propagation: Arc::new(poller),
             reporter: Arc::new(Ear(Arc::clone(&self.common))),
             clock: Arc::new(now),
