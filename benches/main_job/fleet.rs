@@ -85,6 +85,8 @@ fn build(count: usize) -> Folder {
     folder.write("certplan.yaml", &configuration(count, &folder.recipient));
     let loaded = config::load(&folder.path().join("certplan.yaml"), &BUILTIN).expect("it is valid");
     runtime().block_on(populate(&loaded.desired, folder.path()));
+    // What was written is on the disk before anything is measured.
+    rustix::fs::sync();
     folder
 }
 

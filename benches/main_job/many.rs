@@ -135,8 +135,10 @@ fn throughput(table: &mut Table) {
                 seconds(run.took),
                 per_second(bare),
             );
-            table.add(claim, "60 % of its throughput", measured, share >= 0.6);
-            if *until == Until::Issued {
+            if *until == Until::Deployed {
+                table.tell(claim, measured);
+            } else {
+                table.add(claim, "60 % of its throughput", measured, share >= 0.6);
                 add_writes(table, "PowerDNS (HTTP API)", writes);
             }
             left.remove(0);

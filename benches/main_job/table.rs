@@ -25,6 +25,11 @@ impl Table {
         self.rows.push(Row { claim: claim.to_owned(), limit: limit.to_owned(), measured, load, holds });
     }
 
+    /// Adds what was measured without a limit to it.
+    pub(crate) fn tell(&mut self, what: &str, measured: String) {
+        self.add(what, "none", measured, true);
+    }
+
     /// Whether every claim holds.
     pub(crate) fn holds(&self) -> bool {
         self.rows.iter().all(|row| row.holds)
