@@ -47,6 +47,15 @@ pub(crate) fn random_id() -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Starts aws-lc's random generator on a thread of its own: it collects the jitter of the clock for 30 ms before its first
+/// octet, which keys and handshakes would wait for later.
+pub(crate) fn start_random_generator() {
+    std::thread::spawn(|| {
+        // Whoever needs randomness asks again, and sees the error.
+        let _ = aws_lc_rs::rand::fill(&mut [0; 1]);
+    });
+}
+
 /// The addresses of the system's resolvers.
 pub(crate) fn resolvers() -> Vec<SocketAddr> {
     #[expect(

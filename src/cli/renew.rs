@@ -4,6 +4,7 @@ use crate::model::Name;
 use super::apply;
 use super::apply::WorkArgs;
 use super::args::Global;
+use super::edge;
 use super::error::CliError;
 use super::exit::Exit;
 use super::planning::PlanArgs;
@@ -24,6 +25,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, CliError> {
+    edge::start_random_generator();
     let project = Project::load(global, ui)?;
     for address in &args.addresses {
         let is_known =

@@ -144,8 +144,10 @@ impl Store {
                 let file = openat(&self.home, NEW_PENDING, NEW, Mode::from_raw_mode(0o600))
                     .map_err(|error| failed("create", &path, error))?;
                 let mut file = File::from(file);
-                serde_json::to_writer(&mut file, pending)
-                    .map_err(|error| io_failed("write", &path, &error.into()))?;
+                serde_json::to_vec(pending)
+                    .map_err(Into::into)
+                    .and_then(|octets| file.write_all(&octets))
+                    .map_err(|error| io_failed("write", &path, &error))?;
                 sync(&file, &path)
             }
         }
