@@ -104,6 +104,10 @@ impl Apply {
                 failures.push(self.deployment_failed(&work.name, &target, error)?);
             }
         }
+        if !failures.is_empty() {
+            // The operation stays open for what failed; what was committed beside it is done.
+            journal.persist(Revise::Bump).await?;
+        }
         ApplyError::collect(failures)
     }
 
