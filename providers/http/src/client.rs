@@ -1,10 +1,14 @@
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
 use bytes::BytesMut;
 use certplan_provider::Context;
+use http::HeaderValue;
 use reqwest::redirect;
+use tokio::sync::OnceCell;
+use tokio::task::spawn_blocking;
 
 use crate::error::HttpError;
 use crate::request::Request;
@@ -78,9 +82,13 @@ pub enum Redirects {
 }
 
 /// The client. Clones share its connections.
+///
+/// The system's roots are read at the first request: a hundred files, which a plan that asks nobody does without.
 #[derive(Clone)]
 pub struct HttpClient {
-    client: reqwest::Client,
+    client: Arc<OnceCell<reqwest::Client>>,
+    settings: Arc<ClientSettings>,
+    roots: Vec<reqwest::Certificate>,
     timeout: Duration,
     body_limit: usize,
     retry: RetryPolicy,
@@ -102,23 +110,34 @@ impl HttpClient {
                         reason: "the CA bundle holds no certificate in PEM".to_owned(),
                     });
                 }
+                // What is wrong with the bundle is told now and not at the first request.
+                builder(settings).tls_certs_only(roots.clone()).build().map_err(|error| refused(&error))?;
                 roots
             }
         };
-        let client = match builder(settings).tls_certs_merge(roots.clone()).build() {
-            Ok(client) => client,
-            // Without a single root on the system the library refuses to build a client at all, even one for plain
-            // HTTP or for the bundle alone.
-            Err(first) => builder(settings).tls_certs_only(roots).build().map_err(|_| {
-                HttpError::Settings { reason: crate::text::printable(&innermost(&first), 200) }
-            })?,
-        };
+        if HeaderValue::from_str(&settings.user_agent).is_err() {
+            return Err(HttpError::Settings { reason: "the user agent is no header value".to_owned() });
+        }
         Ok(Self {
-            client,
+            client: Arc::default(),
+            settings: Arc::new(settings.clone()),
+            roots,
             timeout: settings.timeout,
             body_limit: settings.body_limit,
             retry: settings.retry.clone(),
         })
+    }
+
+    async fn client(&self) -> Result<&reqwest::Client, HttpError> {
+        let (settings, roots) = (&self.settings, &self.roots);
+        let set_up = || async {
+            let (settings, roots) = (Arc::clone(settings), roots.clone());
+            match spawn_blocking(move || set_up(&settings, roots)).await {
+                Ok(client) => client,
+                Err(error) => Err(HttpError::Settings { reason: error.to_string() }),
+            }
+        };
+        self.client.get_or_try_init(set_up).await
     }
 
     /// Sends a request, again where its class and the policy allow it.
@@ -179,7 +198,8 @@ impl HttpClient {
         let target = request.target();
         let failed = |error: reqwest::Error| HttpError::from_reqwest(&error, target.clone(), bound);
         let mut response = self
-            .client
+            .client()
+            .await?
             .request(request.method.clone(), request.url.clone())
             .headers(request.headers.clone())
             .body(request.body.clone())
@@ -203,6 +223,15 @@ impl HttpClient {
 impl fmt::Debug for HttpClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpClient").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+fn set_up(settings: &ClientSettings, roots: Vec<reqwest::Certificate>) -> Result<reqwest::Client, HttpError> {
+    match builder(settings).tls_certs_merge(roots.clone()).build() {
+        Ok(client) => Ok(client),
+        // Without a single root on the system the library refuses to build a client at all, even one for plain
+        // HTTP or for the bundle alone.
+        Err(first) => builder(settings).tls_certs_only(roots).build().map_err(|_| refused(&first)),
     }
 }
 
@@ -232,12 +261,13 @@ fn builder(settings: &ClientSettings) -> reqwest::ClientBuilder {
     }
 }
 
-fn innermost(error: &reqwest::Error) -> String {
+/// Settings that the library refuses, with its innermost reason.
+fn refused(error: &reqwest::Error) -> HttpError {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
         cause = source;
     }
-    cause.to_string()
+    HttpError::Settings { reason: crate::text::printable(&cause.to_string(), 200) }
 }
 
 #[cfg(test)]
