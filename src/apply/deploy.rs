@@ -94,11 +94,7 @@ impl Apply {
             failures.push(error);
         }
         for deployed in underway {
-            if let Err(interrupted) = self.unless_interrupted() {
-                // What was committed before counts, though the operation is not closed.
-                journal.persist(Revise::Bump).await?;
-                return Err(interrupted);
-            }
+            self.unless_interrupted()?;
             let target = deployed.desired.target.clone();
             if let Err(error) = guarded(self.commit(&work.name, deployed, fingerprint, journal)).await {
                 failures.push(self.deployment_failed(&work.name, &target, error)?);
@@ -334,8 +330,8 @@ impl Apply {
             verify: desired.verify.clone(),
         };
         journal.record_mut().deployments.insert(desired.target.clone(), record);
-        // Written with the operation's end, or with what fails before: a run that is killed here deploys and commits once
-        // more, which changes nothing.
+        // Written with the operation's end, or by the caller when something else fails: a run that is killed here deploys
+        // and commits once more, which changes nothing.
         note(journal, &desired.target, DeploymentStage::Verified, None)?;
         self.step(address, Step::Committed);
         Ok(())

@@ -44,6 +44,7 @@ use super::certificate::bases;
 use super::error::ApplyError;
 use super::event::Event;
 use super::event::Step;
+use super::guard::guarded;
 use super::in_use::Released;
 use super::journal::Journal;
 
@@ -454,44 +455,68 @@ impl Apply {
 
     /// Removes exactly the TXT values that the journal lists, where nobody else needs them, and empties the list.
     pub(super) async fn remove_txt(&self, journal: &mut Journal) -> Result<(), ApplyError> {
-        self.write_removals(self.removals(journal).await?).await?;
+        if let Some(operation) = &journal.record().operation {
+            self.remove_values(journal.name(), operation).await?;
+        }
         self.removed(journal);
         Ok(())
     }
 
     /// Removes the TXT values of an issued certificate while it is deployed: the zone's writer waits for those of other
-    /// certificates, and deployments do not.
+    /// certificates, and deployments do not, nor for a DNS server that does not answer.
     ///
     /// Values that cannot be removed now hold nothing up: the journal lists them, and the operation stays open until they
-    /// are gone.
+    /// are gone. What was done is persisted here where the operation is not about to be closed.
     pub(super) async fn remove_txt_beside(
         &self,
         desired: &DesiredCertificate,
         work: &CertificateWork,
         journal: &mut Journal,
     ) -> Result<(), ApplyError> {
-        let removals = self.removals(journal).await;
-        let removed = async { self.write_removals(removals?).await };
-        let (removed, deployed) = futures::join!(removed, self.deploy(desired, work, journal));
-        match removed {
-            Ok(()) => self.removed(journal),
-            Err(error) if error.ends_certificate() || self.context.cancel.is_cancelled() => {
-                return deployed.and(Err(error));
+        let operation = journal.record().operation.clone();
+        let removed = guarded(async {
+            match &operation {
+                Some(operation) => self.remove_values(&work.name, operation).await,
+                None => Ok(()),
             }
-            Err(error) => self.reporter.report(Event::Warning {
-                address: Address::Certificate(journal.name().clone()),
-                message: format!("TXT records could not be removed yet: {}", message_of(&error)),
-            }),
+        });
+        let (removed, deployed) = futures::join!(removed, self.deploy(desired, work, journal));
+        let outcome = match removed {
+            Ok(()) => {
+                self.removed(journal);
+                deployed
+            }
+            Err(error) if error.ends_certificate() || self.context.cancel.is_cancelled() => {
+                deployed.and(Err(error))
+            }
+            Err(error) => {
+                self.reporter.report(Event::Warning {
+                    address: Address::Certificate(journal.name().clone()),
+                    message: format!("TXT records could not be removed yet: {}", message_of(&error)),
+                });
+                deployed
+            }
+        };
+        if outcome.is_err()
+            && journal.record().operation.is_some()
+            && let Err(unsaved) = journal.persist(Revise::Bump).await
+        {
+            // The first failure is told, and the next run does again what it does not know of.
+            tracing::warn!(error = %unsaved, certificate = %work.name, "what was done is not noted");
         }
-        deployed
+        outcome
+    }
+
+    async fn remove_values(&self, certificate: &Name, operation: &Operation) -> Result<(), ApplyError> {
+        self.write_removals(self.removals(certificate, operation).await?).await
     }
 
     /// Gives the operation's TXT values back, and returns those that are to be removed because nobody else needs them.
-    async fn removals(&self, journal: &Journal) -> Result<Removals, ApplyError> {
+    async fn removals(&self, certificate: &Name, operation: &Operation) -> Result<Removals, ApplyError> {
         let mut by_zone = Removals::new();
-        let Some(operation) = journal.record().operation.as_ref().filter(|open| !open.txt.is_empty()) else {
+        if operation.txt.is_empty() {
             return Ok(by_zone);
-        };
+        }
         // From here on it needs none of them, so that of two operations that share a value the last one removes it.
         self.in_use.done(&operation.id);
         for value in &operation.txt {
@@ -499,7 +524,7 @@ impl Apply {
             // Whoever can write state could have forged it: what does not look like ours is not touched.
             if let Err(foreign) = self.check_ours(operation, value).await? {
                 self.reporter.report(Event::Warning {
-                    address: Address::Certificate(journal.name().clone()),
+                    address: Address::Certificate(certificate.clone()),
                     message: format!("a TXT value in the journal is left alone: {foreign}"),
                 });
                 continue;

@@ -406,3 +406,158 @@ fn a_certificate_costs_six_writes_and_with_deployments_one_and_one_for_each() {
     };
     assert_eq!([writes("bare"), writes("one"), writes("two")], [(6, 6), (8, 8), (9, 9)]);
 }
+
+/// What was committed is remembered though another deployment fails: the server behind it is not reloaded again with
+/// each run until the other one is mended.
+#[test]
+fn a_deployment_that_fails_takes_nothing_from_one_that_was_committed() {
+    let world = World::new();
+    world.configure(&[(
+        "shop",
+        "names: [shop.example.test]\n    deploy: [{ files: { directory: good } }, { files: { directory: bad } }]",
+    )]);
+    for call in ["deploy", "commit"] {
+        let mut inside = Inside::new(&world);
+        inside.plan.replace = vec![address("shop")];
+        inside.hook(hook(move |at| {
+            if at.what == call && at.at.contains("/bad/") {
+                return Err(ProviderError::auth("not allowed"));
+            }
+            Ok(())
+        }));
+        let issued = world.issued();
+        let outcome = inside.run(&world);
+        assert_eq!(outcome.failed.len(), 1, "{call}: {outcome:?}");
+        assert_eq!(world.issued(), issued + 1);
+        let shop = record(&world, "shop");
+        let current = shop.current.as_ref().expect("it was issued").facts.fingerprint;
+        let good = shop.deployments.values().find(|deployed| deployed.slot.location.contains("/good/"));
+        assert_eq!(good.map(|good| good.fingerprint), Some(current), "{call}: {shop:#?}");
+        assert_eq!(shop.operation.as_ref().expect("it is open").txt, [], "{call}: they are gone");
+        // The next run does what is left, and that only.
+        inside.plan.replace = Vec::new();
+        inside.hook(hook(|_| Ok(())));
+        let before = inside.calls("deploy").len();
+        let outcome = inside.run(&world);
+        assert!(outcome.failed.is_empty(), "{call}: {outcome:?}");
+        let deployed = inside.calls("deploy").split_off(before);
+        assert!(deployed.iter().all(|call| call.at.contains("/bad/")), "{call}: {deployed:?}");
+        assert_eq!((world.issued(), record(&world, "shop").operation), (issued + 1, None));
+    }
+}
+
+/// A run that was stopped once the certificate was there left a value; the next knows no zone yet when it deploys.
+#[test]
+fn a_deployment_does_not_wait_for_dns() {
+    let world = World::new();
+    world.configure(&[("shop", "names: [shop.example.test]\n    deploy: [{ files: { directory: out } }]")]);
+    let inside = Inside::new(&world);
+    let cancel = inside.cancel.clone();
+    inside.hook(hook(move |call| {
+        if call.what == "event" && call.at.contains("\"issued\"") {
+            cancel.cancel();
+        }
+        Ok(())
+    }));
+    let outcome = inside.run(&world);
+    assert!(matches!(outcome.failed[&address("shop")], ApplyError::Interrupted), "{outcome:?}");
+    assert_eq!(world.txt().len(), 1);
+
+    let inside = Inside::new(&world);
+    let begun = Arc::new(AtomicBool::new(false));
+    let deployed = Arc::new(tokio::sync::Notify::new());
+    inside.hook({
+        let deployed = Arc::clone(&deployed);
+        Arc::new(move |call| {
+            if call.what == "event" && call.at.contains("\"leased\"") {
+                begun.store(true, Ordering::Relaxed);
+            }
+            if call.what == "event" && call.at.contains("\"committed\"") {
+                deployed.notify_one();
+            }
+            let (asks, begun) = (call.what == "zones_for", begun.load(Ordering::Relaxed));
+            let deployed = Arc::clone(&deployed);
+            async move {
+                if asks && !begun {
+                    return Err(ProviderError::transient("DNS is down while it is planned"));
+                }
+                if asks {
+                    let waited = tokio::time::timeout(Duration::from_secs(20), deployed.notified()).await;
+                    return waited.map_err(|_| ProviderError::invalid("nothing was deployed meanwhile"));
+                }
+                Ok(())
+            }
+            .boxed()
+        })
+    });
+    let outcome = inside.run(&world);
+    let warnings: Vec<_> =
+        inside.calls("event").into_iter().filter(|call| call.at.contains("\"warning\"")).collect();
+    assert_eq!(warnings, [], "{outcome:?}");
+    assert!(outcome.failed.is_empty(), "{outcome:?}");
+    assert_eq!((world.txt(), record(&world, "shop").operation), (Vec::new(), None));
+}
+
+/// Ctrl-C after the last deployment was committed, while the TXT values wait to be removed.
+#[test]
+fn what_was_committed_is_kept_when_the_run_is_stopped_while_values_are_removed() {
+    let world = World::new();
+    world.configure(&[("shop", "names: [shop.example.test]\n    deploy: [{ files: { directory: out } }]")]);
+    let inside = Inside::new(&world);
+    let cancel = inside.cancel.clone();
+    inside.hook(Arc::new(move |call| {
+        if call.what == "event" && call.at.contains("\"committed\"") {
+            cancel.cancel();
+        }
+        let waits = call.what == "remove_txt";
+        let cancel = cancel.clone();
+        async move {
+            if waits {
+                cancel.cancelled().await;
+                return Err(ProviderError::transient("the run ends"));
+            }
+            Ok(())
+        }
+        .boxed()
+    }));
+    let outcome = inside.run(&world);
+    assert!(matches!(outcome.failed[&address("shop")], ApplyError::Interrupted), "{outcome:?}");
+    let shop = record(&world, "shop");
+    assert_eq!(shop.deployments.len(), 1, "{shop:#?}");
+    let operation = shop.operation.expect("it is open: a value is left");
+    let stages: Vec<_> = operation.deployments.values().map(|deployment| deployment.stage).collect();
+    assert_eq!((stages, operation.txt.len()), (vec![DeploymentStage::Verified], 1));
+    let inside = Inside::new(&world);
+    let outcome = inside.run(&world);
+    assert!(outcome.failed.is_empty(), "{outcome:?}");
+    assert_eq!(inside.calls("deploy"), []);
+    assert_eq!((world.issued(), world.txt(), record(&world, "shop").operation), (1, Vec::new(), None));
+}
+
+/// Under hardened custody nothing can be deployed again once the hand-off is gone.
+#[test]
+fn a_run_that_ends_right_after_the_hand_off_went_has_noted_what_it_deployed() {
+    let world = hardened(&[(
+        "shop",
+        "names: [shop.example.test]\n    deploy: [{ files: { directory: one } }, { files: { directory: two } }]",
+    )]);
+    let inside = Inside::new(&world);
+    let gone = Arc::new(AtomicBool::new(false));
+    inside.hook(hook(move |call| match call.what {
+        "delete" if call.at.starts_with("handoff/") => {
+            gone.store(true, Ordering::Relaxed);
+            Ok(())
+        }
+        "put" if call.at.contains("certificates/") && gone.load(Ordering::Relaxed) => {
+            Err(ProviderError::transient("no room"))
+        }
+        _ => Ok(()),
+    }));
+    let outcome = inside.run(&world);
+    assert_eq!(outcome.failed.len(), 1, "{outcome:?}");
+    let inside = Inside::new(&world);
+    let outcome = inside.run(&world);
+    assert!(outcome.failed.is_empty(), "{outcome:?}");
+    assert_eq!(inside.calls("deploy"), []);
+    assert_eq!((world.issued(), world.txt(), record(&world, "shop").operation), (1, Vec::new(), None));
+}
