@@ -188,6 +188,11 @@ impl Apply {
     pub(super) async fn close_operation(&self, journal: &mut Journal) -> Result<(), ApplyError> {
         self.remove_txt(journal).await?;
         let Some(operation) = &journal.record().operation else { return Ok(()) };
+        if !operation.deployments.is_empty() && self.needs_handoff(operation) {
+            // Once the hand-off is gone nothing can be deployed again, so that what was deployed is noted before.
+            journal.persist(Revise::Bump).await?;
+        }
+        let operation = journal.operation()?;
         self.state.delete_handoff(&operation.id).await?;
         if let Some(OperationKey::Sealed(sealed)) = &operation.key {
             self.keys.forget(sealed.spki);
@@ -270,6 +275,12 @@ impl Apply {
         let operation = journal.operation()?;
         let Some(OperationKey::Sealed(sealed)) = &operation.key else { return Ok(None) };
         self.open_key(journal.name(), journal.record(), sealed, Some(&operation.id)).await
+    }
+
+    /// Whether the operation's key may be had through its hand-off only: by this run, or by whoever goes on with it.
+    fn needs_handoff(&self, operation: &Operation) -> bool {
+        let Some(OperationKey::Sealed(sealed)) = &operation.key else { return false };
+        self.sealer.as_deref().is_none_or(|sealer| sealer.hardened() || !sealer.can_open(sealed))
     }
 
     /// Opens a sealed key, through the hand-off of an open operation where custody is hardened.
