@@ -31,6 +31,9 @@ pub struct Faults {
     /// How long an order is `processing`; with zero, finalization answers with the valid order.
     #[serde(with = "milliseconds")]
     pub processing_delay: Duration,
+    /// Whether orders stay `pending` when the validation of a name failed: then only the authorization tells, which RFC
+    /// 8555 (section 7.1.6) does not allow.
+    pub undecided_orders: bool,
     /// How long certificates are valid, whatever their profile says.
     #[serde(with = "optional_milliseconds")]
     pub certificate_lifetime: Option<Duration>,

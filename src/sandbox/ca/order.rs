@@ -177,7 +177,13 @@ impl Ca {
         let Some(order) = store.kept.orders.get(&id) else {
             return Err(Problem::not_found("there is no such order"));
         };
-        let order_status = store.order_status(order, now);
+        let mut order_status = store.order_status(order, now);
+        if order_status == OrderStatus::Invalid
+            && order.error.is_none()
+            && self.faults.read(|faults| faults.undecided_orders)
+        {
+            order_status = OrderStatus::Pending;
+        }
         let identifiers: Vec<Value> =
             order.names.iter().map(|name| json!({ "type": "dns", "value": name.to_string() })).collect();
         let authorizations: Vec<String> =
