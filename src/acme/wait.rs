@@ -2,6 +2,8 @@ use std::future::Future;
 use std::time::Duration;
 use std::time::Instant;
 
+use futures::future::join_all;
+
 use super::error::AcmeError;
 use super::order::Authorization;
 use super::order::AuthorizationStatus;
@@ -12,6 +14,8 @@ use super::session::Session;
 /// The pause after the first look when the CA does not say how long to wait. Each further pause is half as long again.
 const FIRST_PAUSE: Duration = Duration::from_millis(15);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Of how many looks at an order one is at its authorizations too: the first after two seconds or so.
+const LOOKS_PER_THOROUGH_ONE: u32 = 10;
 
 /// Waiting for the CA. `patience` bounds the waiting of this run: where the CA asks for more, the answer is
 /// [`AcmeError::Timeout`] at once, with the time after which to look again.
@@ -34,31 +38,42 @@ impl Session {
     }
 
     /// Looks at an order until its authorizations are decided: it is no longer `pending` then.
+    ///
+    /// A CA that leaves an order `pending` although a name was refused breaks the protocol
+    /// ([RFC 8555, section 7.1.6](https://www.rfc-editor.org/rfc/rfc8555#section-7.1.6)), and is not waited for: now and
+    /// then the authorizations are looked at too, and the order is returned as it is.
     pub async fn wait_until_ready(&self, order_url: &str, patience: Duration) -> Result<Order, AcmeError> {
-        self.wait_for_order("the validation", order_url, patience, |status| {
-            !matches!(status, OrderStatus::Pending | OrderStatus::Unknown(_))
+        let mut looks = 0;
+        self.wait("the validation", patience, || {
+            looks += 1;
+            let thorough = looks % LOOKS_PER_THOROUGH_ONE == 0;
+            async move {
+                let order = self.order(order_url).await?;
+                let undecided = matches!(order.status, OrderStatus::Pending | OrderStatus::Unknown(_));
+                let done = !undecided || thorough && self.has_refused_name(&order).await;
+                Ok((order.retry_after, done.then_some(order)))
+            }
         })
         .await
+    }
+
+    /// Whether the CA will not accept an authorization of the order any more. What cannot be looked at is not refused.
+    async fn has_refused_name(&self, order: &Order) -> bool {
+        let looks = order.authorizations.iter().map(|url| self.authorization(url));
+        join_all(looks).await.into_iter().flatten().any(|authorization| {
+            !matches!(
+                authorization.status,
+                AuthorizationStatus::Pending | AuthorizationStatus::Unknown(_) | AuthorizationStatus::Valid
+            )
+        })
     }
 
     /// Looks at a finalized order until it is `valid` or `invalid`.
     pub async fn wait_until_issued(&self, order_url: &str, patience: Duration) -> Result<Order, AcmeError> {
-        self.wait_for_order("the issuance", order_url, patience, |status| {
-            matches!(status, OrderStatus::Valid | OrderStatus::Invalid)
-        })
-        .await
-    }
-
-    async fn wait_for_order(
-        &self,
-        what: &str,
-        url: &str,
-        patience: Duration,
-        done: fn(&OrderStatus) -> bool,
-    ) -> Result<Order, AcmeError> {
-        self.wait(what, patience, || async {
-            let order = self.order(url).await?;
-            Ok((order.retry_after, done(&order.status).then_some(order)))
+        self.wait("the issuance", patience, || async {
+            let order = self.order(order_url).await?;
+            let done = matches!(order.status, OrderStatus::Valid | OrderStatus::Invalid);
+            Ok((order.retry_after, done.then_some(order)))
         })
         .await
     }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use certplan_provider::TxtRecord;
 use certplan_provider::Zone;
-use certplan_provider::message_of;
+use futures::future::join_all;
 use futures::future::try_join_all;
 
 use crate::acme;
@@ -18,8 +19,6 @@ use crate::acme::Order;
 use crate::acme::OrderStatus;
 use crate::acme::Session;
 use crate::dns01;
-use crate::dns01::Claim;
-use crate::dns01::NotOurs;
 use crate::dns01::WriteError;
 use crate::model::Address;
 use crate::model::DesiredCertificate;
@@ -28,13 +27,11 @@ use crate::model::Issuance;
 use crate::model::Issued;
 use crate::model::JournaledTxt;
 use crate::model::Name;
-use crate::model::Operation;
 use crate::model::OperationKey;
 use crate::model::Rotation;
 use crate::model::SealedKey;
 use crate::model::Stage;
 use crate::model::TxtState;
-use crate::plan::CertificateWork;
 use crate::plan::IssueStep;
 use crate::state::Revise;
 
@@ -44,15 +41,13 @@ use super::certificate::bases;
 use super::error::ApplyError;
 use super::event::Event;
 use super::event::Step;
-use super::guard::guarded;
-use super::in_use::Released;
 use super::journal::Journal;
-
-/// TXT values to be removed, by provider and zone.
-type Removals = BTreeMap<(Name, Zone), Vec<TxtRecord>>;
 
 /// How long issuances are remembered for the CA's rate limits: the longest window that a public CA counts in.
 const REMEMBERED: jiff::SignedDuration = jiff::SignedDuration::from_hours(8 * 24);
+
+/// How long the CA may take to decide on the other names when it has refused one, so that all failures are told at once.
+const DECIDING: Duration = Duration::from_secs(5);
 
 /// A key that is made for an operation.
 pub(super) struct NewKey {
@@ -304,33 +299,35 @@ impl Apply {
         }
         self.step(address.clone(), Step::Propagated);
         journal.check_lease()?;
-        for answered in futures::future::join_all(challenges.iter().map(|url| session.answer(url))).await {
+        for answered in join_all(challenges.iter().map(|url| session.answer(url))).await {
             answered?;
         }
         // The order knows of all its names, so that it is asked and not each of them; they tell why it failed.
         let settled = session.wait_until_ready(&order.url, self.options.ca_patience).await;
-        if !settled.as_ref().is_ok_and(|order| order.status != OrderStatus::Invalid) {
-            self.validated(session, &authorizations).await?;
+        let patience = match &settled {
+            Ok(order)
+                if matches!(
+                    order.status,
+                    OrderStatus::Invalid | OrderStatus::Pending | OrderStatus::Unknown(_)
+                ) =>
+            {
+                Some(DECIDING.min(self.options.ca_patience))
+            }
+            Err(AcmeError::Timeout { .. }) => Some(Duration::ZERO),
+            _ => None,
+        };
+        if let Some(patience) = patience {
+            let refused = refused(session, &authorizations, patience).await;
+            if !refused.is_empty() {
+                return Err(ApplyError::validation(&refused));
+            }
         }
         let order = settled?;
+        if matches!(order.status, OrderStatus::Pending | OrderStatus::Unknown(_)) {
+            return Err(ApplyError::OrderPending { url: order.url });
+        }
         self.step(address, Step::Validated);
         Ok(order)
-    }
-
-    /// Waits until the CA has looked at every name, and tells which failed.
-    async fn validated(&self, session: &Session, authorizations: &[Authorization]) -> Result<(), ApplyError> {
-        let settled = authorizations
-            .iter()
-            .filter(|authorization| authorization.status == AuthorizationStatus::Pending)
-            .map(|authorization| {
-                session.wait_for_authorization(&authorization.url, self.options.ca_patience)
-            });
-        let settled = try_join_all(settled).await?;
-        let failed: Vec<_> = settled
-            .iter()
-            .filter(|authorization| authorization.status != AuthorizationStatus::Valid)
-            .collect();
-        if failed.is_empty() { Ok(()) } else { Err(ApplyError::validation(failed)) }
     }
 
     /// Finalizes the order with the persisted request, and waits for the certificate.
@@ -452,148 +449,18 @@ impl Apply {
         self.open_operation(&issue, &operation.cause, "reissue_because_order_lost", journal).await?;
         self.issue(desired, journal).await
     }
+}
 
-    /// Removes exactly the TXT values that the journal lists, where nobody else needs them, and empties the list.
-    pub(super) async fn remove_txt(&self, journal: &mut Journal) -> Result<(), ApplyError> {
-        if let Some(operation) = &journal.record().operation {
-            self.remove_values(journal.name(), operation).await?;
-        }
-        self.removed(journal);
-        Ok(())
-    }
-
-    /// Removes the TXT values of an issued certificate while it is deployed: the zone's writer waits for those of other
-    /// certificates, and deployments do not, nor for a DNS server that does not answer.
-    ///
-    /// Values that cannot be removed now hold nothing up: the journal lists them, and the operation stays open until they
-    /// are gone. What was done is persisted here where the operation is not about to be closed.
-    pub(super) async fn remove_txt_beside(
-        &self,
-        desired: &DesiredCertificate,
-        work: &CertificateWork,
-        journal: &mut Journal,
-    ) -> Result<(), ApplyError> {
-        let operation = journal.record().operation.clone();
-        let removed = guarded(async {
-            match &operation {
-                Some(operation) => self.remove_values(&work.name, operation).await,
-                None => Ok(()),
-            }
-        });
-        let (removed, deployed) = futures::join!(removed, self.deploy(desired, work, journal));
-        let outcome = match removed {
-            Ok(()) => {
-                self.removed(journal);
-                deployed
-            }
-            Err(error) if error.ends_certificate() || self.context.cancel.is_cancelled() => {
-                deployed.and(Err(error))
-            }
-            Err(error) => {
-                self.reporter.report(Event::Warning {
-                    address: Address::Certificate(journal.name().clone()),
-                    message: format!("TXT records could not be removed yet: {}", message_of(&error)),
-                });
-                deployed
-            }
-        };
-        if outcome.is_err()
-            && journal.record().operation.is_some()
-            && let Err(unsaved) = journal.persist(Revise::Bump).await
-        {
-            // The first failure is told, and the next run does again what it does not know of.
-            tracing::warn!(error = %unsaved, certificate = %work.name, "what was done is not noted");
-        }
-        outcome
-    }
-
-    async fn remove_values(&self, certificate: &Name, operation: &Operation) -> Result<(), ApplyError> {
-        self.write_removals(self.removals(certificate, operation).await?).await
-    }
-
-    /// Gives the operation's TXT values back, and returns those that are to be removed because nobody else needs them.
-    async fn removals(&self, certificate: &Name, operation: &Operation) -> Result<Removals, ApplyError> {
-        let mut by_zone = Removals::new();
-        if operation.txt.is_empty() {
-            return Ok(by_zone);
-        }
-        // From here on it needs none of them, so that of two operations that share a value the last one removes it.
-        self.in_use.done(&operation.id);
-        for value in &operation.txt {
-            let released = self.in_use.release(&operation.id, value);
-            // Whoever can write state could have forged it: what does not look like ours is not touched.
-            if let Err(foreign) = self.check_ours(operation, value).await? {
-                self.reporter.report(Event::Warning {
-                    address: Address::Certificate(certificate.clone()),
-                    message: format!("a TXT value in the journal is left alone: {foreign}"),
-                });
-                continue;
-            }
-            let record = TxtRecord { name: value.name.clone(), value: value.value.clone() };
-            match released {
-                Released::Last => {
-                    by_zone.entry((value.provider.clone(), value.zone.clone())).or_default().push(record);
-                }
-                // The writer counts who holds a value as well, and keeps it for as long as somebody does.
-                Released::Shared => self.writers.abandon(&value.provider, &value.zone, &[record]),
-                Released::NotHeld => {}
-            }
-        }
-        Ok(by_zone)
-    }
-
-    async fn write_removals(&self, by_zone: Removals) -> Result<(), ApplyError> {
-        let removals = by_zone.into_iter().map(|((provider, zone), records)| async move {
-            self.writers.remove(&provider, &zone, records).await
-        });
-        try_join_all(removals).await?;
-        Ok(())
-    }
-
-    /// Empties the list of the operation's TXT values, which the next write persists.
-    fn removed(&self, journal: &mut Journal) {
-        let Some(operation) = journal.record_mut().operation.as_mut().filter(|open| !open.txt.is_empty())
-        else {
-            return;
-        };
-        operation.txt.clear();
-        self.step(Address::Certificate(journal.name().clone()), Step::CleanedUp);
-    }
-
-    async fn check_ours(
-        &self,
-        operation: &Operation,
-        entry: &JournaledTxt,
-    ) -> Result<Result<(), NotOurs>, ApplyError> {
-        let zones = match self.providers.get(&entry.provider) {
-            Some(configured) => configured
-                .zones_for(&self.context, &entry.name)
-                .await
-                .map_err(|source| ApplyError::Dns { provider: entry.provider.clone(), source })?,
-            None => Vec::new(),
-        };
-        let others: Vec<JournaledTxt> = self
-            .journaled
-            .iter()
-            .filter(|(id, _)| !self.in_use.is_done(id))
-            .flat_map(|(_, values)| values.iter().cloned())
-            .collect();
-        let claim = Claim {
-            entry,
-            names: &operation.names,
-            delegations: &operation.delegations,
-            zones: &zones,
-            others: &others,
-        };
-        Ok(dns01::ours(&claim, &self.providers))
-    }
-
-    /// Tells the zones' writers that the operation's values will not be removed by this run's happy path.
-    fn release_zones(&self, journal: &Journal) {
-        let Some(operation) = &journal.record().operation else { return };
-        for value in &operation.txt {
-            let record = TxtRecord { name: value.name.clone(), value: value.value.clone() };
-            self.writers.abandon(&value.provider, &value.zone, &[record]);
-        }
-    }
+/// The authorizations of the order that the CA has refused. Those that it does not decide on in time are not among them.
+async fn refused(
+    session: &Session,
+    authorizations: &[Authorization],
+    patience: Duration,
+) -> Vec<Authorization> {
+    let settled = authorizations
+        .iter()
+        .filter(|authorization| authorization.status == AuthorizationStatus::Pending)
+        .map(|authorization| session.wait_for_authorization(&authorization.url, patience));
+    let settled = join_all(settled).await.into_iter().flatten();
+    settled.filter(|authorization| authorization.status != AuthorizationStatus::Valid).collect()
 }

@@ -2,12 +2,14 @@
 //!
 //! The rule of every step: **persist the intent, do the effect, persist the outcome**. The journal is the `operation`
 //! in a certificate's object ([`crate::model::Operation`]); `certificate` drives it, `issue` brings it from an
-//! intent to a certificate, `deploy` from there to targets that serve it, `account` does the same for accounts.
+//! intent to a certificate, `deploy` from there to targets that serve it, `clean_up` takes its TXT values away, and
+//! `account` does the same for accounts.
 //! One certificate's failure is its own: the others go on.
 
 mod account;
 mod backoff;
 mod certificate;
+mod clean_up;
 mod deploy;
 mod error;
 mod event;

@@ -329,6 +329,28 @@ async fn a_status_that_nobody_knows_is_waited_out_within_the_patience() {
 }
 
 #[tokio::test]
+async fn an_order_that_stays_pending_though_a_name_was_refused_is_not_waited_for() {
+    let fake = Fake::start(|call, base| match call.path.as_str() {
+        "/order/1" => Some(Reply::json(200, order(base, "pending"))),
+        "/authz/1" => Some(Reply::json(
+            200,
+            json!({
+                "status": "invalid",
+                "identifier": { "type": "dns", "value": "a.example" },
+                "challenges": [],
+            }),
+        )),
+        _ => None,
+    })
+    .await;
+    let (session, url) = (fake.session(), format!("{}/order/1", fake.base));
+    let waited = session.wait_until_ready(&url, Duration::from_secs(300));
+    let order = tokio::time::timeout(Duration::from_secs(20), waited).await.expect("it is seen").unwrap();
+    assert_eq!(order.status, OrderStatus::Pending);
+    assert!(fake.calls("/authz/1").len() <= 2, "the order is asked, and authorizations now and then");
+}
+
+#[tokio::test]
 async fn a_finalize_that_the_server_did_and_did_not_answer_is_not_repeated() {
     for lost in
         [Reply::text(500, "text/html", "<html>"), Reply::Close, Reply::problem(500, "serverInternal", "x")]

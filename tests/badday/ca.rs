@@ -7,6 +7,9 @@ use certplan::sandbox::HttpFault;
 use crate::project::Run;
 use crate::world::World;
 use crate::world::check;
+use crate::world::inside::Inside;
+use crate::world::inside::address;
+use crate::world::inside::record;
 
 /// A fault at every new order.
 fn at_new_order(fault: HttpFault) -> FaultRule {
@@ -197,4 +200,42 @@ fn without_an_account_no_certificate_is_begun_and_none_waits_for_what_it_did_not
     world.faults(|faults| faults.http.clear());
     let _ = world.project.certplan(&["apply", "--auto-approve"]).expect(0);
     assert_eq!((world.accounts(), world.issued()), (1, 3));
+}
+
+/// The CA refused a name and does not say so at the order, or takes its time with the other names: the run tells at once
+/// what it was told.
+#[test]
+fn a_refused_name_is_told_without_waiting_for_the_order_or_for_others() {
+    for undecided in [true, false] {
+        let world = World::new();
+        let config = world.config(&[("shop", "names: [good.example.test, bad.example.test]")]);
+        let looking = format!("propagation: {{ resolvers: [\"{}\"] }}", world.sandbox.dns_address());
+        world.project.write("certplan.yaml", &config.replace(&looking, "propagation: { wait: 1s }"));
+        let mut inside = Inside::new(&world);
+        inside.options.ca_patience = Duration::from_secs(600);
+        world.faults(|faults| faults.undecided_orders = undecided);
+        // Somebody else's cleaning job removes one value as soon as it is there.
+        let (sandbox, done) = (&world.sandbox, &std::sync::atomic::AtomicBool::new(false));
+        let outcome = std::thread::scope(|scope| {
+            scope.spawn(move || {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    for record in sandbox.records() {
+                        if record.name == "_acme-challenge.bad.example.test" {
+                            let _ = sandbox.remove_record(&record);
+                        }
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            });
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| inside.run(&world)));
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            outcome
+        });
+        let outcome = outcome.unwrap_or_else(|_| panic!("{undecided}: the run did not end"));
+        let error = outcome.failed[&address("shop")].to_string();
+        assert!(error.contains("could not validate `bad.example.test`"), "{undecided}: {error}");
+        let record = record(&world, "shop");
+        assert!(record.operation.is_none() && record.failures.is_some(), "{undecided}: {record:?}");
+        assert_eq!((world.issued(), world.txt()), (0, Vec::new()));
+    }
 }
