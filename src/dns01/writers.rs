@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::mem;
 use std::panic::AssertUnwindSafe;
@@ -129,6 +130,7 @@ impl ZoneWriters {
         mut expectation: Expectation,
         records: Vec<TxtRecord>,
     ) -> Result<ChangeRef, WriteError> {
+        let records = each_once(records);
         let Some(queue) = expectation.queue.take() else {
             return Err(WriteError::UnknownProvider { provider: expectation.provider.clone() });
         };
@@ -162,7 +164,7 @@ impl ZoneWriters {
         };
         let reply = {
             let mut state = queue.state();
-            let records = state.give_back(records);
+            let records = state.give_back(each_once(records));
             queue.submit(&mut state, Action::Remove, records)
         };
         reply.await.unwrap_or_else(|_| Err(queue.writer.interrupted())).map(|_| ())
@@ -373,6 +375,11 @@ impl State {
         }
         free
     }
+}
+
+/// A caller holds a value or does not: a CA may name one authorization twice.
+fn each_once(records: Vec<TxtRecord>) -> Vec<TxtRecord> {
+    records.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// Requests of one kind that wait for others.

@@ -180,13 +180,16 @@ impl Poller {
                 station.want(record, index, report.clone());
             }
         }
+        // With nobody left who could report anything, waiting is over.
+        drop(report);
+        let mut polled = true;
         let mut table = Table::new(targets, records);
         loop {
             let now = Instant::now();
             if let Some(warnings) = table.verdict(now, self.options.silent_after) {
                 return Ok(warnings);
             }
-            if now >= deadline {
+            if now >= deadline || !polled {
                 return Err(PropagationError::NotVisible {
                     zone: zone.clone(),
                     waited: now - started,
@@ -196,7 +199,10 @@ impl Poller {
             // A silent server may become one to leave out without saying anything.
             let wake = table.patience_ends(now, self.options.silent_after);
             tokio::select! {
-                Some((address, index, seen)) = reports.recv() => table.enter(address, index, seen),
+                report = reports.recv() => match report {
+                    Some((address, index, seen)) => table.enter(address, index, seen),
+                    None => polled = false,
+                },
                 () = time::sleep_until(wake.unwrap_or(deadline).min(deadline)) => {}
             }
             while let Ok((address, index, seen)) = reports.try_recv() {

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -9,6 +10,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use certplan_provider::TxtRecord;
+use futures::FutureExt;
 use futures::StreamExt;
 use futures::future;
 use futures::stream::FuturesUnordered;
@@ -149,9 +151,16 @@ impl Station {
             }
         }
         if !std::mem::replace(&mut state.running, true) {
-            tokio::spawn(Arc::clone(self).run());
+            tokio::spawn(Arc::clone(self).work());
         } else {
             self.joined.notify_one();
+        }
+    }
+
+    /// Asks as long as somebody waits. After a panic in here those who wait are let go, and the next one begins anew.
+    async fn work(self: Arc<Self>) {
+        if AssertUnwindSafe(Arc::clone(&self).run()).catch_unwind().await.is_err() {
+            *self.state() = State::default();
         }
     }
 
@@ -216,8 +225,13 @@ impl Station {
     async fn ask(&self, name: Fqdn) -> (Fqdn, Result<Answer, QueryError>) {
         let query =
             Query { recursion_desired: self.recursive, ..Query::authoritative(&name, RecordType::TXT) };
-        let outcome = self.exchange.ask(self.server, &query).await;
-        (name, outcome)
+        // A panic is the failure of this one question: nobody waits for a poller that is gone.
+        let outcome = AssertUnwindSafe(self.exchange.ask(self.server, &query)).catch_unwind().await;
+        let stumbled = |_| {
+            let reason = "something that certplan stumbles over".to_owned();
+            Err(QueryError::Malformed { server: self.server, reason })
+        };
+        (name, outcome.unwrap_or_else(stumbled))
     }
 
     fn deliver(&self, name: &Fqdn, outcome: Result<Answer, QueryError>) {

@@ -349,3 +349,96 @@ async fn private_servers_have_to_be_allowed() {
         assert_eq!(outcome.is_ok(), allow, "{outcome:?}");
     }
 }
+
+/// A server whose answers make whoever reads them panic, the first so many times.
+#[derive(Debug)]
+struct Stumbling {
+    net: FakeNet,
+    server: SocketAddr,
+    times: std::sync::atomic::AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl Exchange for Stumbling {
+    async fn ask(
+        &self,
+        server: SocketAddr,
+        query: &crate::dns01::client::Query,
+    ) -> Result<crate::dns01::client::Answer, crate::dns01::client::QueryError> {
+        use std::sync::atomic::Ordering;
+        let stumbles = server == self.server
+            && self
+                .times
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                .is_ok();
+        assert!(!stumbles, "a fault in whoever reads answers");
+        self.net.ask(server, query).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_certplan_stumbles_over_ends_no_poller() {
+    let mut net = net(false);
+    let record = txt(OWNER, "value");
+    for index in 1..=3 {
+        serve(&mut net, index, Duration::ZERO, &record);
+    }
+    for (times, ends) in [(2, true), (usize::MAX, false)] {
+        let provider = MemoryDns::new(&["example.test"]);
+        let providers =
+            Arc::new([(word("dns"), configured(&provider, vec![], Propagation::Authoritative))].into());
+        let surveyor = Arc::new(Authorities::new(Arc::new(net.clone())));
+        let stumbling = Arc::new(Stumbling {
+            net: net.clone(),
+            server: "192.0.32.2:53".parse().unwrap(),
+            times: times.into(),
+        });
+        let poller = Poller::new(providers, stumbling, surveyor, vec!["127.0.0.1:53".parse().unwrap()]);
+        let (outcome, took) = wait(&poller, &context(), std::slice::from_ref(&record)).await;
+        match outcome {
+            Ok(warnings) => assert_eq!(warnings.is_empty(), ends, "{warnings:?}"),
+            Err(error) => panic!("the other servers have it: {error}"),
+        }
+        assert!(took < 120 * SECOND, "{took:?}");
+    }
+}
+
+/// Nobody answers and nobody waits: the poller itself ends.
+#[derive(Debug)]
+struct Broken;
+
+impl Exchange for Broken {
+    fn ask<'a, 'b, 'c>(
+        &'a self,
+        _: SocketAddr,
+        _: &'b crate::dns01::client::Query,
+    ) -> std::pin::Pin<
+        Box<
+            dyn Future<Output = Result<crate::dns01::client::Answer, crate::dns01::client::QueryError>>
+                + Send
+                + 'c,
+        >,
+    >
+    where
+        'a: 'c,
+        'b: 'c,
+        Self: 'c,
+    {
+        panic!("a fault before there is anything to wait for")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poller_that_ends_lets_those_go_who_wait_for_it() {
+    let provider = MemoryDns::new(&["example.test"]);
+    let resolvers = Propagation::Resolvers(vec!["127.0.0.1:53".parse().unwrap()]);
+    let providers = Arc::new([(word("dns"), configured(&provider, vec![], resolvers))].into());
+    let surveyor = Arc::new(Authorities::new(Arc::new(net(false))));
+    let poller = Poller::new(providers, Arc::new(Broken), surveyor, vec![]);
+    for _ in 0..2 {
+        let (outcome, took) = wait(&poller, &context(), &[txt(OWNER, "value")]).await;
+        let error = outcome.expect_err("nobody has seen it");
+        assert!(matches!(error, PropagationError::NotVisible { .. }), "{error}");
+        assert!(took < SECOND, "{took:?}");
+    }
+}

@@ -595,3 +595,18 @@ async fn an_unknown_provider_is_an_error() {
     let outcome = writers.remove(&other, &provider.zone(0), vec![record(1)]).await;
     assert!(matches!(outcome, Err(WriteError::UnknownProvider { .. })));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_value_that_is_twice_in_one_request_is_removed_with_one() {
+    let provider = MemoryDns::new(&["example.test"]);
+    let writers = writers(&provider);
+    let (dns, zone) = (word("dns"), provider.zone(0));
+    let twice = vec![record(1), record(1)];
+    writers.add(writers.expect(&dns, &zone), twice.clone()).await.unwrap();
+    writers.remove(&dns, &zone, vec![record(1)]).await.unwrap();
+    assert!(provider.memory().values.is_empty());
+    writers.add(writers.expect(&dns, &zone), vec![record(1)]).await.unwrap();
+    writers.add(writers.expect(&dns, &zone), vec![record(1)]).await.unwrap();
+    writers.remove(&dns, &zone, twice).await.unwrap();
+    assert!(!provider.memory().values.is_empty(), "somebody else needs it still");
+}
