@@ -187,6 +187,7 @@ impl Apply {
     /// that it lists is left.
     pub(super) async fn close_operation(&self, journal: &mut Journal) -> Result<(), ApplyError> {
         self.remove_txt(journal).await?;
+        self.remember_unfinished(journal).await;
         let Some(operation) = &journal.record().operation else { return Ok(()) };
         if !operation.deployments.is_empty() && self.needs_handoff(operation) {
             // Once the hand-off is gone nothing can be deployed again, so that what was deployed is noted before.

@@ -24,6 +24,7 @@ use crate::model::Endpoint;
 use crate::model::Fingerprint;
 use crate::model::JournaledDeployment;
 use crate::model::Name;
+use crate::model::OnRemove;
 use crate::model::Operation;
 use crate::model::Slot;
 use crate::model::Stage;
@@ -399,10 +400,73 @@ impl Apply {
         if journal.record().operation.is_some() {
             self.abandon(journal).await?;
         }
+        let remembered = journal.record().deployments.keys();
+        let planned: BTreeSet<&Name> =
+            work.remove.iter().map(|step| &step.target).chain(&work.forget).collect();
+        if remembered.clone().any(|target| !planned.contains(target)) {
+            // The operation had made a deployment that no plan has shown yet.
+            return Err(ApplyError::Stale { planned: work.base_revision, found: journal.revision() });
+        }
         self.remove_deployments(work, journal).await?;
         journal.archive(self.now()).await?;
         self.step(Address::Certificate(work.name.clone()), Step::Archived);
         Ok(())
+    }
+
+    /// Remembers what the operation deployed to places that the configuration no longer wants, when no run has finished
+    /// that: the next plan takes it away.
+    pub(super) async fn remember_unfinished(&self, journal: &mut Journal) {
+        let record = journal.record();
+        let (Some(operation), Some(current)) = (&record.operation, &record.current) else { return };
+        let wanted = self.desired.certificates.get(journal.name());
+        let is_wanted = |target: &Name| {
+            wanted.is_some_and(|wanted| wanted.deploy.iter().any(|entry| entry.target == *target))
+        };
+        let mut unfinished = BTreeMap::new();
+        for (name, journaled) in &operation.deployments {
+            if !matches!(journaled.stage, DeploymentStage::Deployed | DeploymentStage::Intent)
+                || record.deployments.contains_key(name)
+                || is_wanted(name)
+            {
+                continue;
+            }
+            let may_hold = |why: String| {
+                self.reporter.report(Event::Warning {
+                    address: Address::Deployment(journal.name().clone(), name.clone()),
+                    message: format!(
+                        "`{}` may hold the certificate of a run that was stopped, and nobody removes it: {why}",
+                        journaled.slot.location.escape_debug()
+                    ),
+                });
+            };
+            let (Ok(target), Some(configured)) = (self.target(name), self.desired.targets.get(name)) else {
+                may_hold("the target is gone from the configuration".to_owned());
+                continue;
+            };
+            let fingerprint = current.facts.fingerprint;
+            let holds = match target.observe(&self.context, &journaled.slot).await {
+                Ok(Some(found)) => found.fingerprint.is_none_or(|found| found == fingerprint),
+                Ok(None) => false,
+                Err(_) if journaled.stage == DeploymentStage::Deployed => true,
+                Err(error) => {
+                    may_hold(message_of(&error));
+                    false
+                }
+            };
+            if holds {
+                let record = DeploymentRecord {
+                    kind: configured.kind.clone(),
+                    slot: journaled.slot.clone(),
+                    fingerprint,
+                    deployed_at: operation.started,
+                    receipt: journaled.receipt.clone(),
+                    on_remove: OnRemove::default(),
+                    verify: Vec::new(),
+                };
+                unfinished.insert(name.clone(), record);
+            }
+        }
+        journal.record_mut().deployments.extend(unfinished);
     }
 
     async fn bundle(&self, work: &CertificateWork, journal: &Journal) -> Result<Bundle, ApplyError> {

@@ -19,6 +19,7 @@ use crate::world::inside::address;
 use crate::world::inside::forget_failures;
 use crate::world::inside::hook;
 use crate::world::inside::record;
+use crate::world::name;
 
 const SHOP: (&str, &str) = ("shop", "names: [shop.example.test]");
 
@@ -560,4 +561,94 @@ fn a_run_that_ends_right_after_the_hand_off_went_has_noted_what_it_deployed() {
     assert!(outcome.failed.is_empty(), "{outcome:?}");
     assert_eq!(inside.calls("deploy"), []);
     assert_eq!((world.issued(), world.txt(), record(&world, "shop").operation), (1, Vec::new(), None));
+}
+
+/// The configuration drops a deployment that a stopped run made and no run has finished: it is not forgotten there.
+#[test]
+fn a_deployment_that_nobody_wants_any_more_before_it_was_finished_is_taken_away() {
+    for event in ["\"deployed\"", "put"] {
+        let world = World::new();
+        let configure = |deploy: &str| {
+            let text =
+                world.config(&[("shop", &format!("names: [shop.example.test]\n    deploy: [{deploy}]"))]);
+            let targets =
+                "targets: { web: { files: { directory: out } }, edge: { files: { directory: edge } } }";
+            world.project.write("certplan.yaml", &format!("{text}{targets}\n"));
+        };
+        configure("{ target: web }");
+        let inside = Inside::new(&world);
+        let (cancel, deploying) = (inside.cancel.clone(), AtomicBool::new(false));
+        inside.hook(hook(move |call| {
+            if call.what == "deploy" {
+                deploying.store(true, Ordering::Relaxed);
+            }
+            // The receipt cannot be written, or it is the last that is.
+            if event == "put" && call.what == "put" && deploying.load(Ordering::Relaxed) {
+                return match call.at.contains("certificates/") {
+                    true => Err(ProviderError::transient("no room")),
+                    false => Ok(()),
+                };
+            }
+            if call.what == "event" && call.at.contains(event) {
+                cancel.cancel();
+            }
+            Ok(())
+        }));
+        let outcome = inside.run(&world);
+        assert_eq!(outcome.failed.len(), 1, "{outcome:?}");
+        assert!(world.project.path().join("out/shop/privkey.pem").exists(), "{event}: {outcome:?}");
+        assert_eq!(record(&world, "shop").deployments.len(), 0);
+
+        configure("");
+        let mut inside = Inside::new(&world);
+        inside.plan.allow_remove = vec![address("shop"), "deployment/shop/web".parse().expect("an address")];
+        for _ in 0..2 {
+            let outcome = inside.run(&world);
+            assert!(outcome.failed.is_empty(), "{event}: {outcome:?}");
+        }
+        assert!(!world.project.path().join("out/shop").exists(), "{event}: {:#?}", record(&world, "shop"));
+        let shop = record(&world, "shop");
+        assert!(shop.deployments.is_empty() && shop.operation.is_none(), "{event}: {shop:#?}");
+        assert_eq!(world.issued(), 1);
+    }
+}
+
+/// The same for a certificate that leaves the configuration altogether: the first plan cannot know of the deployment.
+#[test]
+fn a_certificate_that_nobody_wants_any_more_leaves_no_unfinished_deployment() {
+    let world = World::new();
+    let configure = |certificate: &str, deploy: &str| {
+        let block = format!("names: [{certificate}.example.test]\n    deploy: [{deploy}]");
+        let text = world.config(&[(certificate, &block)]);
+        let targets = "targets: { web: { files: { directory: out } }, edge: { files: { directory: edge } } }";
+        world.project.write("certplan.yaml", &format!("{text}{targets}\n"));
+    };
+    configure("shop", "{ target: edge }");
+    let outcome = Inside::new(&world).run(&world);
+    assert!(outcome.failed.is_empty(), "{outcome:?}");
+    configure("shop", "{ target: edge }, { target: web }");
+    let inside = Inside::new(&world);
+    let cancel = inside.cancel.clone();
+    inside.hook(hook(move |call| {
+        if call.what == "event" && call.at.contains("\"deployed\"") {
+            cancel.cancel();
+        }
+        Ok(())
+    }));
+    let outcome = inside.run(&world);
+    assert_eq!(outcome.failed.len(), 1, "{outcome:?}");
+    assert!(world.project.path().join("out/shop/privkey.pem").exists(), "{outcome:?}");
+
+    configure("blog", "");
+    let mut inside = Inside::new(&world);
+    inside.plan.allow_remove = vec![address("shop")];
+    let outcome = inside.run(&world);
+    assert!(matches!(outcome.failed[&address("shop")], ApplyError::Stale { .. }), "{outcome:?}");
+    let outcome = inside.run(&world);
+    assert!(outcome.failed.is_empty(), "{outcome:?}");
+    for place in ["out/shop", "edge/shop"] {
+        assert!(!world.project.path().join(place).exists(), "{place}: {outcome:?}");
+    }
+    let left = world.runtime.block_on(world.state().certificate(&name("shop"))).expect("a good state");
+    assert!(left.is_none(), "{left:?}");
 }
