@@ -139,6 +139,8 @@ impl Apply {
             };
             journal.record_mut().operation = Some(operation);
         }
+        // A deployment that moved before it was finished leaves its old place when it is committed.
+        self.remember_unfinished(journal).await;
         for deployment in due {
             let target = self.target(&deployment.target)?;
             let slot = slot(&*target, &work.name, deployment)?;
@@ -419,14 +421,18 @@ impl Apply {
         let record = journal.record();
         let (Some(operation), Some(current)) = (&record.operation, &record.current) else { return };
         let wanted = self.desired.certificates.get(journal.name());
-        let is_wanted = |target: &Name| {
-            wanted.is_some_and(|wanted| wanted.deploy.iter().any(|entry| entry.target == *target))
+        let is_wanted = |name: &Name, location: &str| {
+            let entry = wanted.and_then(|wanted| wanted.deploy.iter().find(|entry| entry.target == *name));
+            entry.is_some_and(|entry| {
+                let now = self.target(name).and_then(|target| slot(&*target, journal.name(), entry));
+                now.is_ok_and(|now| now.location == location)
+            })
         };
         let mut unfinished = BTreeMap::new();
         for (name, journaled) in &operation.deployments {
             if !matches!(journaled.stage, DeploymentStage::Deployed | DeploymentStage::Intent)
                 || record.deployments.contains_key(name)
-                || is_wanted(name)
+                || is_wanted(name, &journaled.slot.location)
             {
                 continue;
             }

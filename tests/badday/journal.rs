@@ -652,3 +652,33 @@ fn a_certificate_that_nobody_wants_any_more_leaves_no_unfinished_deployment() {
     let left = world.runtime.block_on(world.state().certificate(&name("shop"))).expect("a good state");
     assert!(left.is_none(), "{left:?}");
 }
+
+/// The configuration moves a deployment within its target before a stopped run's was finished.
+#[test]
+fn a_deployment_that_moves_before_it_was_finished_leaves_its_old_place() {
+    let world = World::new();
+    let configure = |name: &str| {
+        let deploy = format!("deploy: [{{ target: web, name: {name} }}]");
+        let text = world.config(&[("shop", &format!("names: [shop.example.test]\n    {deploy}"))]);
+        let targets = "targets: { web: { files: { directory: out } } }";
+        world.project.write("certplan.yaml", &format!("{text}{targets}\n"));
+    };
+    configure("old");
+    let inside = Inside::new(&world);
+    let cancel = inside.cancel.clone();
+    inside.hook(hook(move |call| {
+        if call.what == "event" && call.at.contains("\"deployed\"") {
+            cancel.cancel();
+        }
+        Ok(())
+    }));
+    let outcome = inside.run(&world);
+    assert_eq!(outcome.failed.len(), 1, "{outcome:?}");
+    assert!(world.project.path().join("out/old/privkey.pem").exists(), "{outcome:?}");
+    configure("new");
+    let outcome = Inside::new(&world).run(&world);
+    assert!(outcome.failed.is_empty(), "{outcome:?}");
+    assert!(world.project.path().join("out/new/privkey.pem").exists(), "{outcome:?}");
+    assert!(!world.project.path().join("out/old").exists(), "{:#?}", record(&world, "shop"));
+    assert_eq!((world.issued(), record(&world, "shop").operation), (1, None));
+}
