@@ -682,3 +682,103 @@ fn a_deployment_that_moves_before_it_was_finished_leaves_its_old_place() {
     assert!(!world.project.path().join("out/old").exists(), "{:#?}", record(&world, "shop"));
     assert_eq!((world.issued(), record(&world, "shop").operation), (1, None));
 }
+
+/// Ctrl-C at any call to the outside, any write and any event: nothing is lost, nothing is left, nothing is done twice.
+#[test]
+fn a_run_that_is_stopped_anywhere_is_finished_by_the_next() {
+    let block = "names: [shop.example.test, alias.example.test]\n    \
+                 deploy: [{ files: { directory: one } }, { files: { directory: two } }]";
+    for is_hardened in [false, true] {
+        for position in (1..).step_by(if is_hardened { 3 } else { 2 }) {
+            let world = if is_hardened { hardened(&[("shop", block)]) } else { World::new() };
+            if !is_hardened {
+                world.configure(&[("shop", block)]);
+            }
+            let inside = Inside::new(&world);
+            let (cancel, calls) = (inside.cancel.clone(), std::sync::atomic::AtomicUsize::new(0));
+            inside.hook(hook(move |_| {
+                if calls.fetch_add(1, Ordering::Relaxed) + 1 == position {
+                    cancel.cancel();
+                }
+                Ok(())
+            }));
+            let outcome = inside.run(&world);
+            let completed = !inside.cancel.is_cancelled();
+            let before = inside.calls("deploy").len();
+            let inside = Inside::new(&world);
+            let second = inside.run(&world);
+            assert!(second.failed.is_empty(), "{position}: {outcome:?}, {second:?}");
+            let shop = record(&world, "shop");
+            assert!(shop.operation.is_none(), "{position}: {shop:#?}");
+            assert_eq!(shop.deployments.len(), 2, "{position}: {shop:#?}");
+            assert_eq!((world.issued(), world.orders(), world.accounts()), (1, 1, 1), "{position}");
+            assert_eq!(world.txt(), [], "{position}");
+            let deployed = before + inside.calls("deploy").len();
+            assert!((2..=4).contains(&deployed), "{position}: {deployed}");
+            for place in ["one", "two"] {
+                assert!(world.project.path().join(place).join("shop/privkey.pem").exists(), "{position}");
+            }
+            if completed {
+                assert!(position > 40, "a run makes more calls than {position}");
+                break;
+            }
+        }
+    }
+}
+
+/// Any call to the outside and any write fails once, with whatever may be said: the run, or the one after it, ends it all.
+#[test]
+fn a_call_that_fails_anywhere_is_made_good() {
+    let block = "names: [shop.example.test, alias.example.test]\n    \
+                 deploy: [{ files: { directory: one } }, { files: { directory: two } }]";
+    let errors: [fn() -> ProviderError; 3] = [
+        || ProviderError::transient("not now"),
+        || ProviderError::auth("not you"),
+        || ProviderError::conflict("somebody else was here"),
+    ];
+    for (offset, error) in errors.into_iter().enumerate() {
+        for position in (1 + offset..).step_by(errors.len()) {
+            let world = World::new();
+            world.configure(&[("shop", block)]);
+            let inside = Inside::new(&world);
+            let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+            let failed = Arc::new(std::sync::Mutex::new(None));
+            inside.hook({
+                let (calls, failed) = (Arc::clone(&calls), Arc::clone(&failed));
+                hook(move |call| {
+                    if matches!(call.what, "event" | "limits" | "slot" | "identity")
+                        || call.at == "state.json"
+                        // A lease that is not given back is held by whoever lives, and both runs are this process.
+                        || call.at.starts_with("leases/")
+                        || calls.fetch_add(1, Ordering::Relaxed) + 1 != position
+                    {
+                        return Ok(());
+                    }
+                    *failed.lock().expect("nobody panics in here") = Some(call.clone());
+                    Err(error())
+                })
+            });
+            let outcome = inside.run(&world);
+            let Some(failed) = failed.lock().expect("nobody panics in here").take() else {
+                assert!(position > 20, "a run makes more calls than {position}");
+                break;
+            };
+            let what = format!("{position}: {failed:?} failed with {:?}: {outcome:?}", error());
+            forget_failures(&world, "shop");
+            for run in 0.. {
+                let again = Inside::new(&world).run(&world);
+                if again.failed.is_empty() && again.done.is_empty() {
+                    break;
+                }
+                forget_failures(&world, "shop");
+                assert!(run < 3, "{what}: {again:?}");
+            }
+            let shop = record(&world, "shop");
+            assert!(shop.operation.is_none() && shop.deployments.len() == 2, "{what}: {shop:#?}");
+            assert_eq!((world.issued(), world.accounts(), world.txt()), (1, 1, Vec::new()), "{what}");
+            for place in ["one", "two"] {
+                assert!(world.project.path().join(place).join("shop/privkey.pem").exists(), "{what}");
+            }
+        }
+    }
+}
