@@ -101,10 +101,6 @@ impl Apply {
                 failures.push(self.deployment_failed(&work.name, &target, error)?);
             }
         }
-        if !failures.is_empty() {
-            // The operation stays open for what failed; what was committed beside it is done.
-            journal.persist(Revise::Bump).await?;
-        }
         ApplyError::collect(failures)
     }
 
