@@ -1,5 +1,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -312,6 +313,38 @@ fn fmt_says_what_it_did() {
 }
 
 #[test]
+fn what_edits_a_configuration_reads_it_as_validate_does_and_never_through_a_link() {
+    let project = Project::new();
+    let text = "version: 1   \nissuers:\n  le:\n    acme:\n      directory: letsencrypt-staging\n";
+    let real = project.write("elsewhere/real.yaml", text);
+    for link in ["certplan.yaml", "folder/a.yaml"] {
+        let path = project.write(link, "");
+        fs::remove_file(&path).expect("it is there");
+        std::os::unix::fs::symlink(&real, &path).expect("the folder is writable");
+    }
+    std::os::unix::fs::symlink(project.path().join("elsewhere"), project.path().join("linked"))
+        .expect("the folder is writable");
+    for (arguments, named) in [
+        (&["fmt"][..], "certplan.yaml"),
+        (&["fmt", "--check"], "certplan.yaml"),
+        (&["promote", "le"], "certplan.yaml"),
+        (&["fmt", "--config", "folder"], "folder/a.yaml"),
+        (&["promote", "le", "--config", "folder/a.yaml"], "folder/a.yaml"),
+        (&["fmt", "--config", "linked"], "linked"),
+    ] {
+        let run = project.certplan(arguments).expect(1);
+        let expected = format!(
+            "error: `{named}` is not a regular file: configurations are not read through links or devices\n"
+        );
+        assert_eq!(run.stderr, expected, "{arguments:?}");
+    }
+    assert_eq!(project.read("elsewhere/real.yaml"), text, "nothing was changed");
+    for link in ["certplan.yaml", "folder/a.yaml"] {
+        assert!(project.path().join(link).is_symlink(), "`{link}` is a link still");
+    }
+}
+
+#[test]
 fn without_credentials_and_network_a_plan_says_what_is_missing() {
     let project = Project::new();
     project.write(
@@ -457,6 +490,29 @@ fn the_demo_prints_lines_in_the_order_in_which_they_happen() {
     assert!(apply.find("shop.example.test") < apply.find("certificate/shop: starting"), "{apply}");
     let run = project.certplan(&["demo", "--directory", "demo"]).expect(1);
     assert!(run.stderr.contains("is not empty"), "{run}");
+
+    // What it says at its end works as it is written.
+    let folder = project.path().join("demo");
+    let mut sandbox = project
+        .command(&["sandbox", "--directory", "sandbox"])
+        .current_dir(&folder)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("certplan starts");
+    let mut first = String::new();
+    let output = sandbox.stdout.take().expect("it is piped");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut first).expect("text");
+    let go_on = |arguments: &str| {
+        let script = format!(". ./environment && exec \"$CERTPLAN\" {arguments}");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script]).current_dir(&folder);
+        shell.env("CERTPLAN", env!("CARGO_BIN_EXE_certplan")).output().expect("a shell")
+    };
+    let apply = go_on("renew shop --auto-approve");
+    let plan = go_on("plan --detailed-exitcode");
+    sandbox.kill().and_then(|()| sandbox.wait()).expect("it is ours");
+    assert_eq!(apply.status.code(), Some(0), "{}", String::from_utf8_lossy(&apply.stderr));
+    assert_eq!(plan.status.code(), Some(0), "{}", String::from_utf8_lossy(&plan.stdout));
 }
 
 #[test]

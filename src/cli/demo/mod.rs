@@ -69,8 +69,10 @@ pub(crate) async fn run(args: Args, ui: Ui) -> Result<Exit, CliError> {
     tokio::time::sleep(due.saturating_duration_since(Instant::now())).await;
     demo.certplan(&["plan", "--detailed-exitcode"], &[2]).await?;
     demo.certplan(&["apply", "--auto-approve"], &[0]).await?;
+    forget_web(&demo.folder, web)?;
     ui.data(&format!(
-        "That is the main job. To go on, start the sandbox again in one terminal:\n\n    cd {0}\n    {1} sandbox --directory sandbox\n\n\
+        "That is the main job. The web server ends with the demo, so `verify` was taken out of certplan.yaml.\n\n\
+         To go on, start the sandbox again in one terminal:\n\n    cd {0}\n    {1} sandbox --directory sandbox\n\n\
          and use certplan in another:\n\n    cd {0}\n    . ./environment\n    {1} plan\n",
         demo.folder.display(),
         program()?.display()
@@ -192,6 +194,15 @@ fn write_project(folder: &Path, sandbox: &Sandbox, web: SocketAddr) -> Result<()
         algorithm = key.algorithm,
     );
     write("certplan.yaml", &config, 0o644)
+}
+
+/// Takes the endpoint out of the configuration: without the demo nothing listens there, and every apply would roll back.
+#[expect(clippy::disallowed_methods, reason = "the demo edits its own folder")]
+fn forget_web(folder: &Path, web: SocketAddr) -> Result<(), CliError> {
+    let path = folder.join("certplan.yaml");
+    let text = read(&path)?.replace(&format!(", verify: {{ tls: \"{web}\" }}"), "");
+    fs::write(&path, text)
+        .map_err(|error| CliError::new(format!("cannot write `{}`: {error}", path.display())))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the demo reads back what it wrote")]
