@@ -1,5 +1,4 @@
 use std::path::Path;
-use std::path::PathBuf;
 
 use crate::config;
 
@@ -21,7 +20,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, global: &Global, ui: Ui) -> Result<Exit, CliError> {
-    let Some(paths) = folder(&global.config)? else {
+    let Some(paths) = project::files(&global.config)? else {
         one(&global.config, args.check, ui)?;
         return Ok(Exit::Success);
     };
@@ -33,11 +32,6 @@ pub(crate) fn run(args: &Args, global: &Global, ui: Ui) -> Result<Exit, CliError
         }
     }
     Ok(exit)
-}
-
-/// The files of a configuration that is a folder.
-fn folder(path: &Path) -> Result<Option<Vec<PathBuf>>, CliError> {
-    if path.is_dir() { Ok(config::files(path)?) } else { Ok(None) }
 }
 
 fn one(path: &Path, check: bool, ui: Ui) -> Result<(), CliError> {

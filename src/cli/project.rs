@@ -202,17 +202,23 @@ fn problems(diagnostics: &Diagnostics, ui: Ui) -> CliError {
 fn report(error: &config::LoadError, path: &Path, ui: Ui) -> CliError {
     match error.diagnostics() {
         Some(diagnostics) => problems(diagnostics, ui),
-        None => {
-            let problem = CliError::new(message_of(error));
-            match error {
-                config::LoadError::EmptyFolder { .. } | config::LoadError::Missing { .. }
-                    if path == Path::new("certplan.yaml") =>
-                {
-                    problem.with_help(BEGIN)
-                }
-                _ => problem,
-            }
+        None => unreadable(error, path),
+    }
+}
+
+/// What to say of a configuration that could not be read.
+fn unreadable(error: &config::LoadError, path: &Path) -> CliError {
+    let problem = CliError::new(message_of(error));
+    match error {
+        config::LoadError::EmptyFolder { .. } | config::LoadError::Missing { .. }
+            if path == Path::new("certplan.yaml") =>
+        {
+            problem.with_help(BEGIN)
         }
+        config::LoadError::NotUtf8 { .. } => {
+            problem.with_help("a configuration is UTF-8 text; save it as that in your editor")
+        }
+        _ => problem,
     }
 }
 
@@ -238,14 +244,14 @@ fn read(path: &PathBuf, what: &str) -> Result<Vec<u8>, CliError> {
         .map_err(|error| CliError::new(format!("{what}: cannot read `{}`: {error}", path.display())))
 }
 
-/// Reads the configuration's one file as text, for a command that edits it.
+/// Reads a file of the configuration as text, for a command that edits it: what `validate` refuses to read is not edited.
 pub(crate) fn text(path: &Path) -> Result<String, CliError> {
-    if path.symlink_metadata().is_err() && path == Path::new("certplan.yaml") {
-        let missing = config::LoadError::Missing { path: path.to_owned() };
-        return Err(CliError::new(missing).with_help(BEGIN));
-    }
-    String::from_utf8(edge::read_file(path)?)
-        .map_err(|_| CliError::new(format!("`{}` is not valid UTF-8", path.display())))
+    config::text(path).map_err(|error| unreadable(&error, path))
+}
+
+/// The files of a configuration that is a folder; `None` when it is a file itself.
+pub(crate) fn files(path: &Path) -> Result<Option<Vec<PathBuf>>, CliError> {
+    config::files(path).map_err(|error| unreadable(&error, path))
 }
 
 /// What certplan calls itself to servers ([RFC 8555, section 6.1](https://www.rfc-editor.org/rfc/rfc8555#section-6.1)).

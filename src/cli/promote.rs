@@ -21,7 +21,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, global: &Global, ui: Ui) -> Result<Exit, CliError> {
     let path = &global.config;
-    if path.is_dir() {
+    if project::files(path)?.is_some() {
         return Err(CliError::usage(format!("`{}` is a folder", path.display()))
             .with_help("name the file that defines the issuer with `--config FILE`"));
     }

@@ -37,6 +37,7 @@ pub use init::{InitOptions, render as init};
 pub use promote::{PromoteError, edit as promote};
 pub use schema::schema;
 pub use source::list as files;
+pub use source::text;
 pub use span::{Location, Source, Sources, Span};
 
 use crate::model::Address;
@@ -137,12 +138,16 @@ pub enum LoadError {
         path: PathBuf,
     },
     /// A file that is no text.
-    #[error("`{}` is not UTF-8 in line {line}", path.display())]
+    #[error("{}:{line}:{column}: this octet is no UTF-8: {octet:#04x}", path.display())]
     NotUtf8 {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
+        /// The column of its first such octet, from 1.
+        column: usize,
+        /// The octet.
+        octet: u8,
     },
     /// A file, or all of them together, beyond the bounds.
     #[error("`{}` is too large: {limit} octets can be read of it", path.display())]

@@ -72,6 +72,11 @@ pub fn list(path: &Path) -> Result<Option<Vec<PathBuf>>, LoadError> {
     Ok(Some(paths))
 }
 
+/// Reads the text of one file, for a command that edits it: with the same rules as [`read`].
+pub fn text(path: &Path) -> Result<String, LoadError> {
+    Ok(read_file(path, LIMITS.total)?.text)
+}
+
 fn read_file(path: &Path, left: usize) -> Result<Source, LoadError> {
     let not_regular = || LoadError::NotRegular { path: path.to_owned() };
     let unreadable = |source| LoadError::Unreadable { path: path.to_owned(), source };
@@ -92,9 +97,16 @@ fn read_file(path: &Path, left: usize) -> Result<Source, LoadError> {
         return Err(LoadError::TooLarge { path: path.to_owned(), limit });
     }
     let text = String::from_utf8(octets).map_err(|error| {
-        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = before.iter().filter(|octet| **octet == b'\n').count() + 1;
-        LoadError::NotUtf8 { path: path.to_owned(), line }
+        let (before, rest) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
+        let before = String::from_utf8_lossy(before);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        LoadError::NotUtf8 {
+            path: path.to_owned(),
+            line,
+            column,
+            octet: rest.first().copied().unwrap_or_default(),
+        }
     })?;
     Ok(Source::new(path.to_string_lossy(), text))
 }
@@ -145,7 +157,7 @@ mod tests {
         let path = folder.path().join("certplan.yaml");
         assert!(matches!(read(&path), Err(LoadError::Missing { .. })));
         std::fs::write(&path, b"version: 1\nproject: \xff\n").unwrap();
-        assert!(matches!(read(&path), Err(LoadError::NotUtf8 { line: 2, .. })));
+        assert!(matches!(read(&path), Err(LoadError::NotUtf8 { line: 2, column: 10, octet: 0xff, .. })));
         let large = File::create(&path).unwrap();
         large.set_len(500 << 20).unwrap();
         assert!(matches!(read(&path), Err(LoadError::TooLarge { .. })));

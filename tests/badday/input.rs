@@ -48,7 +48,7 @@ fn what_is_wrong_with_an_empty_configuration_is_said() {
       | ^
       |
       = help: an empty configuration never plans anything, least of all removals
-      = help: `certplan init NAME` writes one to begin with
+      = help: `certplan init NAME --dns KIND` writes one to begin with, where no file is yet
     error: the configuration has 1 problem
     [exit code: 1]
     ");
@@ -62,7 +62,7 @@ fn what_is_wrong_with_an_empty_configuration_is_said() {
       | ^
       |
       = help: an empty configuration never plans anything, least of all removals
-      = help: `certplan init NAME` writes one to begin with
+      = help: `certplan init NAME --dns KIND` writes one to begin with, where no file is yet
     error: the configuration has 1 problem
     [exit code: 1]
     ");
@@ -140,12 +140,12 @@ fn what_is_no_file_is_not_read() {
     ");
     check!(project.certplan(&["promote", "ca"]), @"
     ------- stderr -------
-    error: `certplan.yaml` is not a regular file
+    error: `certplan.yaml` is not a regular file: configurations are not read through links or devices
     [exit code: 1]
     ");
     check!(project.certplan(&["fmt"]), @"
     ------- stderr -------
-    error: `certplan.yaml` is not a regular file
+    error: `certplan.yaml` is not a regular file: configurations are not read through links or devices
     [exit code: 1]
     ");
     check!(project.certplan(&["apply", "certplan.yaml", "--config", "elsewhere.yaml"]), @"
@@ -197,12 +197,22 @@ fn octets_that_are_no_text_are_named_with_their_line() {
     fs::write(project.path().join("certplan.yaml"), b"version: 1\nproject: \xff\xfe\n").expect("writable");
     check!(project.certplan(&["validate"]), @"
     ------- stderr -------
-    error: `certplan.yaml` is not UTF-8 in line 2
+    error: certplan.yaml:2:10: this octet is no UTF-8: 0xff
+    hint: a configuration is UTF-8 text; save it as that in your editor
     [exit code: 1]
     ");
     check!(project.certplan(&["fmt"]), @"
     ------- stderr -------
-    error: `certplan.yaml` is not valid UTF-8
+    error: certplan.yaml:2:10: this octet is no UTF-8: 0xff
+    hint: a configuration is UTF-8 text; save it as that in your editor
+    [exit code: 1]
+    ");
+    let utf16: Vec<u8> = "version: 1\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fs::write(project.path().join("certplan.yaml"), [&[0xff, 0xfe][..], &utf16].concat()).expect("writable");
+    check!(project.certplan(&["validate"]), @"
+    ------- stderr -------
+    error: certplan.yaml:1:1: this octet is no UTF-8: 0xff
+    hint: a configuration is UTF-8 text; save it as that in your editor
     [exit code: 1]
     ");
 }
@@ -406,10 +416,7 @@ fn nothing_is_issued_without_encryption() {
       | ^^^^^^^^^^
       |
       = help: add `encryption: { recipients: [age1...] }` with the recipient that `certplan init` prints
-    error: 1 certificate waits for `encryption:`: private keys are never stored in the clear
-    hint: add to the configuration, with the recipient that `certplan init` or `age-keygen` prints:
-    encryption:
-      recipients: [age1...]
+    error: nothing was applied: the plan has an error that concerns all of it
     [exit code: 1]
     ");
     assert_eq!(world.effects(), [0, 0, 0]);

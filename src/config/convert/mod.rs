@@ -73,7 +73,7 @@ pub(crate) fn convert(
             report.push(
                 Diagnostic::error("empty", root.span, "the configuration is empty")
                     .help("an empty configuration never plans anything, least of all removals")
-                    .help("`certplan init NAME` writes one to begin with"),
+                    .help("`certplan init NAME --dns KIND` writes one to begin with, where no file is yet"),
             );
         }
         return None;
