@@ -42,7 +42,7 @@ pub(crate) const PARALLELISM: usize = 32;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A plan that `certplan plan --out` saved
-    #[arg(value_name = "PLANFILE")]
+    #[arg(value_name = "PLANFILE", conflicts_with_all = ["address", "exclude", "labels", "only", "replace"])]
     saved: Option<PathBuf>,
 
     #[command(flatten)]
@@ -133,13 +133,9 @@ pub(crate) async fn execute(
         Some(lines) => lines.plan(&planned.plan),
         None => ui.data(&render::plan::text(&planned.plan, ui.colors_stdout()))?,
     }
-    // What is wrong with the whole plan stops it; what is wrong with one address stops that one.
-    if let Some(error) = planned.plan.errors.iter().find(|error| error.address.is_none()) {
-        let failed = CliError::new(&error.message);
-        return Err(match &error.help {
-            Some(help) => failed.with_help(help),
-            None => failed,
-        });
+    // What is wrong with the whole plan, which has told it, stops it; what is wrong with one address stops that one.
+    if planned.plan.errors.iter().any(|error| error.address.is_none()) {
+        return Err(CliError::new("nothing was applied: the plan has an error that concerns all of it"));
     }
     if !planned.plan.is_empty() && reviewed.is_none() && !args.auto_approve {
         approve(ui)?;

@@ -151,8 +151,7 @@ fn a_selection_that_matches_nothing_is_an_error() {
     Error: the selection matches nothing
       `certplan plan` without a selection shows the addresses; globs are matched against `certificate/NAME` and `deployment/NAME/TARGET`
     ------- stderr -------
-    error: the selection matches nothing
-    hint: `certplan plan` without a selection shows the addresses; globs are matched against `certificate/NAME` and `deployment/NAME/TARGET`
+    error: nothing was applied: the plan has an error that concerns all of it
     [exit code: 1]
     ");
     let run = project.certplan(&["plan", "--replace", "certificate/shup"]);
@@ -166,6 +165,24 @@ fn a_selection_that_matches_nothing_is_an_error() {
     Error: certificate/shup: `--replace` names what is not in the configuration
     [exit code: 1]
     ");
+}
+
+#[test]
+fn a_saved_plan_takes_no_selection_for_it_has_one() {
+    let project = with_certificate();
+    for flags in [
+        &["--address", "certificate/shop"][..],
+        &["--exclude", "certificate/shop"],
+        &["--label", "team=checkout"],
+        &["--only", "drift"],
+        &["--replace", "certificate/shop"],
+    ] {
+        let run = project.certplan(&[&["apply", "saved.json"], flags].concat()).expect(64);
+        assert!(run.stderr.contains("cannot be used with") && run.stderr.contains(flags[0]), "{run}");
+    }
+    // What a file cannot grant is given beside it.
+    let run = project.certplan(&["apply", "saved.json", "--allow-remove", "certificate/shop"]).expect(1);
+    assert!(run.stderr.contains("cannot read `saved.json`"), "{run}");
 }
 
 #[test]
