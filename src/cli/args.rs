@@ -12,6 +12,7 @@ use super::error::CliError;
 
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Configuration: a file, or a folder whose *.yaml files are merged
     #[arg(
@@ -44,19 +45,19 @@ pub(crate) enum Color {
 }
 
 /// Which addresses a command works on.
+// A heading of the whole struct would go on over the arguments that follow where it is flattened.
 #[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Selection")]
 pub(crate) struct SelectionArgs {
     /// Work only on addresses that match the glob: certificate/shop, 'deployment/*/edge'; repeatable
-    #[arg(long, value_name = "GLOB")]
+    #[arg(long, value_name = "GLOB", help_heading = "Selection")]
     address: Vec<String>,
 
     /// Leave out addresses that match the glob; repeatable
-    #[arg(long, value_name = "GLOB")]
+    #[arg(long, value_name = "GLOB", help_heading = "Selection")]
     exclude: Vec<String>,
 
     /// Work only on certificates with the label; repeatable
-    #[arg(long = "label", short = 'l', value_name = "KEY=VALUE")]
+    #[arg(long = "label", short = 'l', value_name = "KEY=VALUE", help_heading = "Selection")]
     labels: Vec<String>,
 }
 

@@ -39,6 +39,18 @@ use error::CliError;
 use exit::Exit;
 use ui::Ui;
 
+/// What certplan reads of the environment, beside the secrets that a configuration names.
+const ENVIRONMENT: &str = "\
+Environment:
+  CERTPLAN_CONFIG        what `--config` is when it is not given
+  CERTPLAN_AGE_KEY_FILE  file of the age identities that open sealed keys
+  CERTPLAN_AGE_KEY       an age identity itself, for CI; without either variable,
+                         ~/.config/certplan/identity.txt is read
+  CERTPLAN_LOG           what to log on stderr: `debug`, or `certplan=trace,hyper=info`
+  NO_COLOR               when set, no colour unless `--color always` asks for it
+  HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY
+                         proxies for CAs and HTTP APIs; DNS never goes through one";
+
 /// Plans, issues, renews and deploys TLS certificates, declared in YAML
 ///
 /// `certplan plan` shows what would change and why; `certplan apply` makes it so and verifies what is served. Run `apply` on a
@@ -48,7 +60,7 @@ use ui::Ui;
 /// some certificates failed, 4 what was reviewed is stale, 5 another run holds the lease, 6 deferred (with
 /// --detailed-exitcode), 7 refused, 64 wrong usage, 130 interrupted.
 #[derive(Debug, Parser)]
-#[command(name = "certplan", version, propagate_version = true, max_term_width = 100)]
+#[command(name = "certplan", version, propagate_version = true, max_term_width = 100, after_long_help = ENVIRONMENT)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -66,7 +78,6 @@ enum Command {
     Init(init::Args),
     #[command(subcommand)]
     Key(key::Command),
-    #[command(hide = true)]
     Man(man::Args),
     Plan(plan::Args),
     Promote(promote::Args),

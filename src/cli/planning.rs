@@ -49,7 +49,7 @@ pub(crate) struct PlanArgs {
     selection: SelectionArgs,
 
     /// Plan only changes with the cause: what the configuration asks for, what is due, or what drifted
-    #[arg(long, value_enum, value_name = "CAUSE")]
+    #[arg(long, value_enum, value_name = "CAUSE", help_heading = "Selection")]
     only: Option<OnlyArg>,
 
     /// Ask for a new certificate although none is due; repeatable

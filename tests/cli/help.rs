@@ -34,6 +34,7 @@ fn the_first_page() {
       fmt          Tidy the white space of the configuration; comments, order and meaning stay
       init         Write a first configuration, and an age identity if there is none
       key          Take private keys out of state
+      man          Write man pages, one for each command, into a folder
       plan         Show what would change, and why; changes nothing anywhere
       promote      Move an issuer from its CA's staging directory to production, in the configuration
       renew        Get a new certificate now, although none is due
@@ -45,12 +46,14 @@ fn the_first_page() {
       help         Print this message or the help of the given subcommand(s)
 
     Options:
+      -h, --help     Print help (see more with '--help')
+      -V, --version  Print version
+
+    Global options:
           --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
                            CERTPLAN_CONFIG=] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
-      -h, --help           Print help (see more with '--help')
-      -V, --version        Print version
     [exit code: 0]
     ");
 }
@@ -102,6 +105,7 @@ fn every_command_has_a_page_that_says_what_it_does() {
     key
     key export
     man
+    man
     plan
     promote
     renew
@@ -129,21 +133,6 @@ fn the_page_of_apply() {
       [PLANFILE]  A plan that `certplan plan --out` saved
 
     Options:
-          --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
-                           CERTPLAN_CONFIG=] [default: certplan.yaml]
-          --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
-      -q, --quiet          Say only what went wrong
-      -h, --help           Print help (see more with '--help')
-      -V, --version        Print version
-
-    Selection:
-          --address <GLOB>          Work only on addresses that match the glob: certificate/shop,
-                                    'deployment/*/edge'; repeatable
-          --exclude <GLOB>          Leave out addresses that match the glob; repeatable
-      -l, --label <KEY=VALUE>       Work only on certificates with the label; repeatable
-          --only <CAUSE>            Plan only changes with the cause: what the configuration asks for,
-                                    what is due, or what drifted [possible values: config, drift,
-                                    renewals]
           --replace <ADDRESS>       Ask for a new certificate although none is due; repeatable
           --allow-remove <ADDRESS>  Allow to remove a certificate that still serves; repeatable
           --refresh [<BOOL>]        Look at targets, endpoints and the CA; `false` plans from the
@@ -157,6 +146,22 @@ fn the_page_of_apply() {
           --detailed-exitcode       Exit with 6 when something is deferred by a rate limit or after
                                     failures
           --continue                With a saved plan: apply what is not stale
+      -h, --help                    Print help (see more with '--help')
+      -V, --version                 Print version
+
+    Selection:
+          --address <GLOB>     Work only on addresses that match the glob: certificate/shop,
+                               'deployment/*/edge'; repeatable
+          --exclude <GLOB>     Leave out addresses that match the glob; repeatable
+      -l, --label <KEY=VALUE>  Work only on certificates with the label; repeatable
+          --only <CAUSE>       Plan only changes with the cause: what the configuration asks for, what
+                               is due, or what drifted [possible values: config, drift, renewals]
+
+    Global options:
+          --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
+                           CERTPLAN_CONFIG=] [default: certplan.yaml]
+          --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
+      -q, --quiet          Say only what went wrong
     [exit code: 0]
     ");
 }
@@ -172,16 +177,18 @@ fn the_page_of_init() {
       <NAME>...  The names of the certificate: shop.example.com, '*.shop.example.com'
 
     Options:
-          --config <PATH>      Configuration: a file, or a folder whose *.yaml files are merged [env:
-                               CERTPLAN_CONFIG=] [default: certplan.yaml]
           --dns <KIND>         The kind of DNS provider [possible values: powerdns, rfc2136]
-          --color <WHEN>       When to use colour [default: auto] [possible values: always, auto, never]
           --to <DIR>           The folder to put the certificate into [default: ./out]
           --contact <ADDRESS>  E-mail address for the account at the CA
-      -q, --quiet              Say only what went wrong
           --production         Begin with the CA's production directory
       -h, --help               Print help (see more with '--help')
       -V, --version            Print version
+
+    Global options:
+          --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
+                           CERTPLAN_CONFIG=] [default: certplan.yaml]
+          --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
+      -q, --quiet          Say only what went wrong
     [exit code: 0]
     ");
 }
@@ -194,21 +201,6 @@ fn the_page_of_plan() {
     Usage: certplan plan [OPTIONS]
 
     Options:
-          --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
-                           CERTPLAN_CONFIG=] [default: certplan.yaml]
-          --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
-      -q, --quiet          Say only what went wrong
-      -h, --help           Print help (see more with '--help')
-      -V, --version        Print version
-
-    Selection:
-          --address <GLOB>          Work only on addresses that match the glob: certificate/shop,
-                                    'deployment/*/edge'; repeatable
-          --exclude <GLOB>          Leave out addresses that match the glob; repeatable
-      -l, --label <KEY=VALUE>       Work only on certificates with the label; repeatable
-          --only <CAUSE>            Plan only changes with the cause: what the configuration asks for,
-                                    what is due, or what drifted [possible values: config, drift,
-                                    renewals]
           --replace <ADDRESS>       Ask for a new certificate although none is due; repeatable
           --allow-remove <ADDRESS>  Allow to remove a certificate that still serves; repeatable
           --refresh [<BOOL>]        Look at targets, endpoints and the CA; `false` plans from the
@@ -219,6 +211,22 @@ fn the_page_of_plan() {
           --out <FILE>              Save the plan, for `certplan apply FILE` to do exactly that or
                                     refuse
           --json                    Print the plan as JSON
+      -h, --help                    Print help (see more with '--help')
+      -V, --version                 Print version
+
+    Selection:
+          --address <GLOB>     Work only on addresses that match the glob: certificate/shop,
+                               'deployment/*/edge'; repeatable
+          --exclude <GLOB>     Leave out addresses that match the glob; repeatable
+      -l, --label <KEY=VALUE>  Work only on certificates with the label; repeatable
+          --only <CAUSE>       Plan only changes with the cause: what the configuration asks for, what
+                               is due, or what drifted [possible values: config, drift, renewals]
+
+    Global options:
+          --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
+                           CERTPLAN_CONFIG=] [default: certplan.yaml]
+          --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
+      -q, --quiet          Say only what went wrong
     [exit code: 0]
     ");
 }
@@ -235,19 +243,20 @@ fn the_page_of_renew() {
 
     Options:
           --auto-approve         Apply without asking
-          --config <PATH>        Configuration: a file, or a folder whose *.yaml files are merged [env:
-                                 CERTPLAN_CONFIG=] [default: certplan.yaml]
-          --color <WHEN>         When to use colour [default: auto] [possible values: always, auto,
-                                 never]
           --json                 Print one JSON event a line instead of progress
           --parallelism <N>      How many requests may be in flight per CA [default: 32]
-      -q, --quiet                Say only what went wrong
           --lock-timeout <TIME>  How long to wait for a lease that another run holds: 30s, 5m [default:
                                  0s]
           --detailed-exitcode    Exit with 6 when something is deferred by a rate limit or after
                                  failures
       -h, --help                 Print help (see more with '--help')
       -V, --version              Print version
+
+    Global options:
+          --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
+                           CERTPLAN_CONFIG=] [default: certplan.yaml]
+          --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
+      -q, --quiet          Say only what went wrong
     [exit code: 0]
     ");
 }
@@ -260,16 +269,11 @@ fn the_page_of_sandbox() {
     Usage: certplan sandbox [OPTIONS]
 
     Options:
-          --config <PATH>                Configuration: a file, or a folder whose *.yaml files are
-                                         merged [env: CERTPLAN_CONFIG=] [default: certplan.yaml]
           --directory <DIR>              Folder to keep keys, ports, accounts and zones in over a
                                          restart; without it nothing is kept
           --acme-port <PORT>             Port of the CA; 0 takes the folder's last one, or a free one
                                          [default: 0]
-          --color <WHEN>                 When to use colour [default: auto] [possible values: always,
-                                         auto, never]
           --dns-port <PORT>              Port of the DNS server, UDP and TCP [default: 0]
-      -q, --quiet                        Say only what went wrong
           --management-port <PORT>       Port of the management endpoint, which tells the ledger
                                          [default: 0]
           --zone <NAME>                  A zone to be authoritative for; repeatable [default:
@@ -288,6 +292,12 @@ fn the_page_of_sandbox() {
                                          give the same faults [default: 0]
       -h, --help                         Print help (see more with '--help')
       -V, --version                      Print version
+
+    Global options:
+          --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
+                           CERTPLAN_CONFIG=] [default: certplan.yaml]
+          --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
+      -q, --quiet          Say only what went wrong
     [exit code: 0]
     ");
 }
@@ -304,13 +314,15 @@ fn the_page_of_show() {
                           plan --out` saved; everything when left out
 
     Options:
+          --json     Print JSON
+      -h, --help     Print help (see more with '--help')
+      -V, --version  Print version
+
+    Global options:
           --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
                            CERTPLAN_CONFIG=] [default: certplan.yaml]
-          --json           Print JSON
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
-      -h, --help           Print help (see more with '--help')
-      -V, --version        Print version
     [exit code: 0]
     ");
 }
@@ -331,12 +343,14 @@ fn the_pages_of_state() {
       help    Print this message or the help of the given subcommand(s)
 
     Options:
+      -h, --help     Print help (see more with '--help')
+      -V, --version  Print version
+
+    Global options:
           --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
                            CERTPLAN_CONFIG=] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
-      -h, --help           Print help (see more with '--help')
-      -V, --version        Print version
     [exit code: 0]
     ");
     check!(run(&["state", "rm", "-h"]), @"
@@ -348,12 +362,14 @@ fn the_pages_of_state() {
       <ADDRESS>  The address
 
     Options:
+      -h, --help     Print help (see more with '--help')
+      -V, --version  Print version
+
+    Global options:
           --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
                            CERTPLAN_CONFIG=] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
-      -h, --help           Print help (see more with '--help')
-      -V, --version        Print version
     [exit code: 0]
     ");
     check!(run(&["state", "mv", "-h"]), @"
@@ -366,12 +382,14 @@ fn the_pages_of_state() {
       <TO>    The address to be
 
     Options:
+      -h, --help     Print help (see more with '--help')
+      -V, --version  Print version
+
+    Global options:
           --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
                            CERTPLAN_CONFIG=] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
-      -h, --help           Print help (see more with '--help')
-      -V, --version        Print version
     [exit code: 0]
     ");
     check!(run(&["state", "unlock", "-h"]), @"
@@ -383,13 +401,15 @@ fn the_pages_of_state() {
       <ADDRESS>  The address
 
     Options:
+          --force    Break it without asking
+      -h, --help     Print help (see more with '--help')
+      -V, --version  Print version
+
+    Global options:
           --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
                            CERTPLAN_CONFIG=] [default: certplan.yaml]
-          --force          Break it without asking
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
-      -h, --help           Print help (see more with '--help')
-      -V, --version        Print version
     [exit code: 0]
     ");
 }
@@ -405,13 +425,15 @@ fn the_page_of_key_export() {
       <ADDRESS>  The certificate: certificate/shop, or just shop
 
     Options:
+          --out <FILE>  The file to write; `-` prints the key on stdout
+      -h, --help        Print help (see more with '--help')
+      -V, --version     Print version
+
+    Global options:
           --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
                            CERTPLAN_CONFIG=] [default: certplan.yaml]
-          --out <FILE>     The file to write; `-` prints the key on stdout
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
-      -h, --help           Print help (see more with '--help')
-      -V, --version        Print version
     [exit code: 0]
     ");
 }
@@ -442,6 +464,45 @@ fn the_manual_is_a_manual_page() {
     let _ = project.certplan(&["man", "pages"]).expect(0);
     assert!(project.read("pages/certplan.1").contains(".TH certplan 1"));
     assert!(project.read("pages/certplan-apply.1").contains("\\-\\-auto\\-approve"));
+    assert!(project.read("pages/certplan.1").contains("certplan\\-man(1)"), "the page lists every command");
+}
+
+#[test]
+fn the_first_page_names_every_variable_that_certplan_reads() {
+    let page = run(&["--help"]).expect(0).stdout;
+    for variable in [
+        "CERTPLAN_CONFIG",
+        "CERTPLAN_AGE_KEY_FILE",
+        "CERTPLAN_AGE_KEY",
+        "CERTPLAN_LOG",
+        "NO_COLOR",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+    ] {
+        assert!(page.contains(variable), "`{variable}` is not in:\n{page}");
+    }
+}
+
+#[test]
+fn every_flag_stands_under_the_heading_that_it_belongs_to() {
+    let page = run(&["apply", "--help"]).expect(0).stdout;
+    let under = |flag: &str| {
+        let before = page.split(&format!(" {flag}")).next().expect("there is a text before");
+        before.lines().rfind(|line| line.ends_with(':') && !line.starts_with(' ')).map(str::to_owned)
+    };
+    for (flag, heading) in [
+        ("--auto-approve", "Options:"),
+        ("--json", "Options:"),
+        ("--refresh", "Options:"),
+        ("--continue", "Options:"),
+        ("--address", "Selection:"),
+        ("--label", "Selection:"),
+        ("--only", "Selection:"),
+        ("--config", "Global options:"),
+        ("--quiet", "Global options:"),
+    ] {
+        assert_eq!(under(flag).as_deref(), Some(heading), "{flag} in:\n{page}");
+    }
 }
 
 #[test]
