@@ -15,6 +15,7 @@ use crate::model::Name;
 use crate::model::OperationKey;
 use crate::model::SealedKey;
 use crate::plan::text::moment;
+use crate::plan::text::span;
 
 /// A certificate's record as JSON: everything but the sealed documents themselves.
 pub(crate) fn certificate_json(name: &Name, record: &CertificateRecord, revision: u64, serial: u64) -> Value {
@@ -129,12 +130,9 @@ fn issued(text: &mut String, label: &str, issued: &Issued, now: Timestamp) {
     line(text, "names", &names.join(", "));
     line(text, "issuer", &format!("{} ({})", issued.issuer, escape_line(&facts.issuer)));
     line(text, "serial", &facts.serial);
-    let days = facts.not_after.duration_since(now).as_hours() / 24;
-    line(
-        text,
-        "valid",
-        &format!("{} to {} ({days} days left)", moment(facts.not_before), moment(facts.not_after)),
-    );
+    let left = facts.not_after.duration_since(now).as_secs();
+    let left = if left > 0 { format!("{} left", span(left)) } else { format!("expired {} ago", span(left)) };
+    line(text, "valid", &format!("{} to {} ({left})", moment(facts.not_before), moment(facts.not_after)));
     sealed(text, &issued.key);
 }
 
