@@ -107,6 +107,18 @@ pub struct ResourceChange {
     pub digest: Digest,
 }
 
+impl ResourceChange {
+    /// Whether a reader is shown the same, but for numbers that the clock moves and what only the CA decides.
+    pub(super) fn shows_the_same_as(&self, other: &Self) -> bool {
+        self.previous_address == other.previous_address
+            && self.kind == other.kind
+            && self.name == other.name
+            && self.change == other.change
+            && self.action_reason == other.action_reason
+            && self.cause == other.cause
+    }
+}
+
 /// What is done to one address.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ResourceChangeBody {

@@ -18,6 +18,7 @@ use super::input::Only;
 use super::input::PlanOptions;
 use super::json::FORMAT_VERSION;
 use super::json::PlanDocument;
+use super::json::ResourceChange;
 
 const FORMAT: &str = "certplan-plan";
 const VERSION: u32 = 1;
@@ -208,6 +209,8 @@ pub enum StalenessCause {
         /// The reason now.
         now: String,
     },
+    /// The file shows something else than what it says was reviewed.
+    Edited,
     /// Nothing is left to do: somebody else did it, or it is no longer wanted.
     Gone,
     /// The same would be done, to state that somebody changed.
@@ -217,6 +220,8 @@ pub enum StalenessCause {
         /// The revision now.
         now: u64,
     },
+    /// It was reviewed before there was any state, which there is now.
+    NoStateYet,
     /// It was reviewed for the state of another project or lineage.
     OtherState,
     /// Its certificate does something beside it that was not reviewed.
@@ -232,9 +237,15 @@ impl std::fmt::Display for StalenessCause {
             Self::Changed { reviewed, now } => {
                 write!(f, "`{}` was reviewed, and it is `{now}` now", reviewed.escape_debug())
             }
+            Self::Edited => f.write_str(
+                "the file was changed after it was saved: it shows something else than would be done",
+            ),
             Self::Gone => f.write_str("nothing is left to do: it was done, or is no longer wanted"),
             Self::Moved { reviewed, now } => {
                 write!(f, "its state changed after the review, from revision {reviewed} to {now}")
+            }
+            Self::NoStateYet => {
+                f.write_str("it was reviewed before there was any state, and now there is some")
             }
             Self::OtherState => f.write_str("it was reviewed for the state of another project or lineage"),
             Self::Unreviewed => f.write_str("it was not reviewed, and belongs to a certificate that was"),
@@ -250,16 +261,23 @@ impl std::fmt::Display for StalenessCause {
 pub fn verify(saved: &SavedPlan, fresh: &Plan) -> Vec<Staleness> {
     let now: BTreeMap<&Address, &Change> =
         fresh.changes.iter().map(|change| (&change.address, change)).collect();
-    let same_state = saved.plan.project == fresh.project.as_str() && saved.plan.lineage == fresh.lineage;
+    let same_project = saved.plan.project == fresh.project.as_str();
+    let same_state = same_project && saved.plan.lineage == fresh.lineage;
     let mut stale = Vec::new();
     for reviewed in &saved.plan.resource_changes {
         if reviewed.address.certificate().is_none() {
             continue;
         }
         let cause = match now.get(&reviewed.address) {
+            _ if same_project && !same_state && saved.plan.lineage.is_none() => StalenessCause::NoStateYet,
             _ if !same_state => StalenessCause::OtherState,
             None => StalenessCause::Gone,
-            Some(change) if change.digest() == reviewed.digest => continue,
+            Some(change) if change.digest() == reviewed.digest => {
+                if reviewed.shows_the_same_as(&ResourceChange::from(*change)) {
+                    continue;
+                }
+                StalenessCause::Edited
+            }
             Some(change) if change.base_revision != reviewed.base_revision => {
                 StalenessCause::Moved { reviewed: reviewed.base_revision, now: change.base_revision }
             }

@@ -94,6 +94,41 @@ fn what_changed_after_the_review_is_stale_alone() {
 }
 
 #[test]
+fn what_shows_something_else_than_would_be_done_is_refused() {
+    let world = World::new_shop();
+    let text = save(&world).to_json();
+    for (shown, instead) in [
+        ("\"shop.example.com\"", "\"evil.example.com\""),
+        ("\"create\"", "\"update\""),
+        ("\"cause\": \"config\"", "\"cause\": \"drift\""),
+        ("\"issuer\": \"", "\"issuer\": \"not-"),
+    ] {
+        assert!(text.contains(shown), "{text}");
+        let saved = SavedPlan::from_json(text.replace(shown, instead).as_bytes()).unwrap();
+        let stale = stale(&saved, &world);
+        assert!(
+            stale.contains(
+                &"certificate/shop: the file was changed after it was saved: it shows something else than would be done"
+                    .to_owned()
+            ),
+            "{instead}: {stale:?}"
+        );
+        let mut fresh = world.plan();
+        saved.restrict(&mut fresh);
+        assert!(fresh.work().is_empty());
+    }
+}
+
+#[test]
+fn a_plan_from_before_there_was_state_says_so() {
+    let mut world = World::new_shop();
+    world.prior.lineage = None;
+    let saved = save(&world);
+    world.prior.lineage = Some("new".to_owned());
+    assert!(stale(&saved, &world)[0].ends_with("it was reviewed before there was any state, and now there is some"));
+}
+
+#[test]
 fn an_account_that_was_created_meanwhile_makes_nothing_stale() {
     let mut world = World::new_shop();
     world.prior.accounts.clear();
