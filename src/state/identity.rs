@@ -2,6 +2,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ use age::plugin;
 use age::secrecy::ExposeSecret;
 use age::secrecy::SecretString;
 use age::x25519;
+use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
 use super::seal::SealError;
@@ -160,7 +162,10 @@ impl Identities {
 
     fn add_file(&mut self, path: &Path) -> Result<(), SealError> {
         let failed = |source| SealError::IdentityFile { path: path.to_owned(), source };
-        let file = std::fs::File::open(path).map_err(failed)?;
+        // Without NONBLOCK, opening a FIFO would wait for a writer.
+        let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+        let file =
+            std::fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() || metadata.len() > LARGEST {
             return Err(failed(std::io::Error::other("it is no small regular file")));
