@@ -8,19 +8,21 @@ use clap::ValueEnum;
 
 use crate::model::Selection;
 
+use super::edge;
 use super::error::CliError;
 
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Configuration: a file, or a folder whose *.yaml files are merged
+    /// Configuration: a file, or a folder whose *.yaml files are merged [env: CERTPLAN_CONFIG] [default: certplan.yaml]
+    // Not clap's own `env`: there an empty variable is an error, and CI systems pass what is not set as empty.
     #[arg(
         long,
         global = true,
         value_name = "PATH",
-        default_value = "certplan.yaml",
-        env = "CERTPLAN_CONFIG"
+        default_value_os_t = edge::configuration(),
+        hide_default_value = true
     )]
     pub(crate) config: PathBuf,
 

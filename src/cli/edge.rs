@@ -35,6 +35,11 @@ pub(crate) fn variable(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }
 
+/// Where the configuration is when the command line does not say.
+pub(crate) fn configuration() -> PathBuf {
+    variable("CERTPLAN_CONFIG").map_or_else(|| PathBuf::from("certplan.yaml"), PathBuf::from)
+}
+
 /// 128 random bits in hexadecimal.
 ///
 /// # Panics
@@ -93,8 +98,7 @@ impl SecretResolver for EdgeSecrets {
                 .into_string()
                 .map_err(|_| unresolved("is not valid UTF-8".to_owned()))?,
             SecretRef::File(path) => {
-                #[expect(clippy::disallowed_methods, reason = "the edge is where credential files are read")]
-                let text = fs::read_to_string(self.base.join(path))
+                let text = read_secret(&self.base.join(path))
                     .map_err(|error| unresolved(format!("cannot be read: {error}")))?;
                 text.trim_end_matches(['\n', '\r']).to_owned()
             }
@@ -106,15 +110,39 @@ impl SecretResolver for EdgeSecrets {
     }
 }
 
-/// The most that is read of a file which the command line names, in octets.
+/// The most that a file with a credential holds, in octets: the largest RSA keys in PEM are far smaller.
+const LARGEST_SECRET: u64 = 64 << 10;
+
+fn read_secret(path: &Path) -> io::Result<String> {
+    let file = open(path)?;
+    let metadata = file.metadata()?;
+    if metadata.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if !metadata.is_file() || metadata.len() > LARGEST_SECRET {
+        return Err(io::Error::other("it is no small regular file"));
+    }
+    let mut text = String::new();
+    file.take(LARGEST_SECRET).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Opens a file to read it. Without NONBLOCK, opening a FIFO would wait for a writer.
+fn open(path: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().read(true).custom_flags(nonblocking()).open(path)
+}
+
+fn nonblocking() -> i32 {
+    i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default()
+}
+
+/// The most that is read of a file which the command line or the configuration names, in octets.
 const LARGEST: u64 = 64 << 20;
 
-/// Reads a regular file that the command line names; at most 64 MiB of it.
+/// Reads a regular file that the command line or the configuration names; at most 64 MiB of it.
 pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, CliError> {
     let failed = |error: io::Error| CliError::new(format!("cannot read `{}`: {error}", path.display()));
-    // Without NONBLOCK, opening a FIFO would wait for a writer.
-    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let file = fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path).map_err(failed)?;
+    let file = open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
     if metadata.is_dir() {
         return Err(failed(io::ErrorKind::IsADirectory.into()));
@@ -132,14 +160,20 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, CliError> {
 
 /// Writes a file that the command line names; nobody but its owner may change it, whatever the umask.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
-    fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o644)
-        .open(path)
-        .and_then(|mut file| file.write_all(bytes))
-        .map_err(|error| CliError::new(format!("cannot write `{}`: {error}", path.display())))
+    let failed = |error: io::Error| CliError::new(format!("cannot write `{}`: {error}", path.display()));
+    let mut options = fs::OpenOptions::new();
+    // Without NONBLOCK, opening a FIFO would wait for a reader; with it, one without a reader is ENXIO.
+    options.write(true).create(true).truncate(true).mode(0o644).custom_flags(nonblocking());
+    let mut file = match options.open(path) {
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
+            return Err(failed(io::Error::other("it is not a regular file")));
+        }
+        opened => opened.map_err(failed)?,
+    };
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(io::Error::other("it is not a regular file")));
+    }
+    file.write_all(bytes).map_err(failed)
 }
 
 /// Writes a file that must not be there yet.

@@ -109,7 +109,9 @@ impl Project {
             let mut settings = AcmeSettings::new(acme.directory.clone());
             settings.ca_bundle = match &acme.ca_bundle {
                 Some(path) => {
-                    Some(read(&self.desired.base.join(path), &format!("the CA bundle of issuer `{name}`"))?)
+                    let what = format!("the CA bundle of issuer `{name}`");
+                    let bytes = edge::read_file(&self.desired.base.join(path));
+                    Some(bytes.map_err(|error| CliError::new(format!("{what}: {error}")))?)
                 }
                 None => None,
             };
@@ -235,13 +237,6 @@ fn complain(what: &str, complaints: &[Complaint]) -> CliError {
         Some(help) => error.with_help(help),
         None => error,
     }
-}
-
-/// Reads a file that the configuration names.
-#[expect(clippy::disallowed_methods, reason = "the edge is where files are read")]
-fn read(path: &PathBuf, what: &str) -> Result<Vec<u8>, CliError> {
-    std::fs::read(path)
-        .map_err(|error| CliError::new(format!("{what}: cannot read `{}`: {error}", path.display())))
 }
 
 /// Reads a file of the configuration as text, for a command that edits it: what `validate` refuses to read is not edited.

@@ -54,11 +54,17 @@ pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, Cli
             objects.push(show::certificate_json(name, &stored.content, stored.revision(), stored.serial()));
         }
     }
-    if let Some(wanted) = wanted
-        && objects.is_empty()
-    {
-        return Err(CliError::new(format!("state knows no `{wanted}`"))
-            .with_help("`certplan state list` shows what there is"));
+    if let Some(wanted) = wanted {
+        let is_known = match &wanted {
+            Address::Deployment(name, target) => snapshot
+                .certificates
+                .get(name)
+                .is_some_and(|stored| stored.content.deployments.contains_key(target)),
+            Address::Account(_) | Address::Certificate(_) => !objects.is_empty(),
+        };
+        if !is_known {
+            return Err(super::state::unknown(&wanted));
+        }
     }
     if args.json {
         let document = json!({ "format_version": "1.0", "lineage": snapshot.lineage, "resources": objects });

@@ -26,6 +26,7 @@ impl Ui {
     pub(crate) fn data(&self, text: &str) -> Result<(), CliError> {
         let mut stdout = AutoStream::new(io::stdout(), self.color).lock();
         ignore_closed(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
+            .map_err(|error| CliError::new(format!("cannot write to standard output: {error}")))
     }
 
     /// Says something on stderr, in a line of its own.

@@ -51,7 +51,7 @@ fn the_first_page() {
 
     Global options:
           --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
-                           CERTPLAN_CONFIG=] [default: certplan.yaml]
+                           CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
     [exit code: 0]
@@ -159,7 +159,7 @@ fn the_page_of_apply() {
 
     Global options:
           --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
-                           CERTPLAN_CONFIG=] [default: certplan.yaml]
+                           CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
     [exit code: 0]
@@ -186,7 +186,7 @@ fn the_page_of_init() {
 
     Global options:
           --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
-                           CERTPLAN_CONFIG=] [default: certplan.yaml]
+                           CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
     [exit code: 0]
@@ -224,7 +224,7 @@ fn the_page_of_plan() {
 
     Global options:
           --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
-                           CERTPLAN_CONFIG=] [default: certplan.yaml]
+                           CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
     [exit code: 0]
@@ -254,7 +254,7 @@ fn the_page_of_renew() {
 
     Global options:
           --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
-                           CERTPLAN_CONFIG=] [default: certplan.yaml]
+                           CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
     [exit code: 0]
@@ -295,7 +295,7 @@ fn the_page_of_sandbox() {
 
     Global options:
           --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
-                           CERTPLAN_CONFIG=] [default: certplan.yaml]
+                           CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
     [exit code: 0]
@@ -320,7 +320,7 @@ fn the_page_of_show() {
 
     Global options:
           --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
-                           CERTPLAN_CONFIG=] [default: certplan.yaml]
+                           CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
     [exit code: 0]
@@ -348,7 +348,7 @@ fn the_pages_of_state() {
 
     Global options:
           --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
-                           CERTPLAN_CONFIG=] [default: certplan.yaml]
+                           CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
     [exit code: 0]
@@ -367,7 +367,7 @@ fn the_pages_of_state() {
 
     Global options:
           --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
-                           CERTPLAN_CONFIG=] [default: certplan.yaml]
+                           CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
     [exit code: 0]
@@ -387,7 +387,7 @@ fn the_pages_of_state() {
 
     Global options:
           --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
-                           CERTPLAN_CONFIG=] [default: certplan.yaml]
+                           CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
     [exit code: 0]
@@ -407,7 +407,7 @@ fn the_pages_of_state() {
 
     Global options:
           --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
-                           CERTPLAN_CONFIG=] [default: certplan.yaml]
+                           CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
     [exit code: 0]
@@ -431,7 +431,7 @@ fn the_page_of_key_export() {
 
     Global options:
           --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
-                           CERTPLAN_CONFIG=] [default: certplan.yaml]
+                           CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
     [exit code: 0]

@@ -1,6 +1,8 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+use std::time::Instant;
 
 use crate::project::Project;
 use crate::project::Run;
@@ -321,6 +323,102 @@ fn a_reader_that_went_away_is_no_error() {
     let output = child.wait_with_output().expect("it ends");
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn a_deployment_that_state_does_not_know_is_not_shown_as_its_certificate() {
+    let world = World::with_shop();
+    let list = world.project.certplan(&["state", "list"]).expect(0).stdout;
+    let known = list.lines().find(|line| line.starts_with("deployment/shop/")).expect("it is deployed");
+    let run = world.project.certplan(&["show", known]).expect(0);
+    assert!(run.stdout.starts_with("certificate/shop\n"), "{run}");
+    check!(world.project.certplan(&["show", "deployment/shop/nope"]), @"
+    ------- stderr -------
+    error: state knows no `deployment/shop/nope`
+    hint: `certplan state list` shows what there is
+    [exit code: 1]
+    ");
+}
+
+#[test]
+fn output_that_cannot_be_written_is_named() {
+    let project = with_certificate();
+    let full = fs::File::create("/dev/full").expect("Linux has it");
+    let output = project.command(&["schema"]).stdout(full).output().expect("certplan starts");
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(stderr, "error: cannot write to standard output: No space left on device (os error 28)\n");
+}
+
+#[test]
+fn an_empty_variable_counts_as_unset() {
+    let project = with_certificate();
+    let output = project.command(&["validate"]).env("CERTPLAN_CONFIG", "").output().expect("certplan starts");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = project
+        .command(&["validate"])
+        .env("CERTPLAN_CONFIG", "other.yaml")
+        .output()
+        .expect("certplan starts");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "error: there is no configuration at `other.yaml`\n");
+    // An empty argument is a mistake: it must not become another configuration than the one that was meant.
+    let run = project.certplan(&["validate", "--config", ""]).expect(64);
+    assert!(run.stderr.contains("a value is required for '--config <PATH>'"), "{run}");
+}
+
+#[test]
+fn nothing_waits_for_the_other_end_of_a_pipe() {
+    let world = World::new();
+    world.configure(&[("shop", "names: [shop.example.test]")]);
+    let folder = world.project.path();
+    for pipe in ["secret", "identity", "plan.json", "root"] {
+        assert!(
+            std::process::Command::new("mkfifo").arg(folder.join(pipe)).status().expect("mkfifo").success()
+        );
+    }
+    let config = world.project.read("certplan.yaml");
+    let secret = config.replace("{ env: WORLD_TSIG_SECRET }", "{ file: secret }");
+    world.project.write("secret.yaml", &secret);
+    world.project.write("endless.yaml", &secret.replace("file: secret", "file: /dev/zero"));
+    world.project.write("bundle.yaml", &config.replace("root.pem", "root"));
+    for (arguments, named) in [
+        (
+            &["plan", "--config", "secret.yaml"][..],
+            "file `secret` cannot be read: it is no small regular file",
+        ),
+        (
+            &["plan", "--config", "endless.yaml"],
+            "file `/dev/zero` cannot be read: it is no small regular file",
+        ),
+        (
+            &["plan", "--config", "bundle.yaml"],
+            "the CA bundle of issuer `ca`: `./root` is not a regular file",
+        ),
+        (&["plan", "--out", "plan.json"], "cannot write `plan.json`: it is not a regular file"),
+        (
+            &["init", "a.example", "--dns", "rfc2136", "--config", "new.yaml"],
+            "cannot read the identity file `",
+        ),
+    ] {
+        let mut command = world.project.command(arguments);
+        if arguments[0] == "init" {
+            command.env("CERTPLAN_AGE_KEY_FILE", folder.join("identity"));
+        }
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let mut child = command.spawn().expect("certplan starts");
+        let late = Instant::now() + Duration::from_secs(30);
+        while child.try_wait().expect("it is ours").is_none() {
+            if Instant::now() > late {
+                child.kill().expect("it is ours");
+                panic!("{arguments:?} waits");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let output = child.wait_with_output().expect("it ended");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(output.status.code() == Some(1) && said.contains(named), "{arguments:?}: {said}");
+    }
 }
 
 #[test]
