@@ -77,8 +77,20 @@ pub(crate) fn run(args: &Args, global: &Global, ui: Ui) -> Result<Exit, CliError
     } else {
         format!(" --config {}", path.display())
     };
-    ui.say(&format!("\nLook through the file and set what its comments ask for. Then:\n\n    certplan plan{flag}\n    certplan apply{flag}"));
+    let look = match text.contains(config::PLACEHOLDER) {
+        true => format!("Replace each {} in the file, and look through the rest", config::PLACEHOLDER),
+        false => "Look through the file".to_owned(),
+    };
+    let exports: String =
+        variables(&text).map(|name| format!("    export {name}=...\n")).collect::<Vec<_>>().concat();
+    ui.say(&format!("\n{look}. Then:\n\n{exports}    certplan plan{flag}\n    certplan apply{flag}"));
     Ok(Exit::Success)
+}
+
+/// The variables that a configuration of ours reads its secrets from, in their order.
+fn variables(text: &str) -> impl Iterator<Item = &str> {
+    let named = |rest: &'_ str| rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    text.split("{ env: ").skip(1).filter_map(move |rest| rest.get(..named(rest)?))
 }
 
 /// The recipient of the identity that is there, or of a new one with the path that it was written to.

@@ -505,13 +505,9 @@ impl<'a> Checker<'a> {
         }
         if let Some(value) = node.get("file")
             && let Some(path) = value.text()
-            && climbs(path)
+            && let Some((message, help)) = bad_path(path)
         {
-            let message = format!("{} leads out of the configuration's folder", quoted(path));
-            self.report.push(
-                Diagnostic::error("path", value.span, message)
-                    .help("`..` is not allowed; use an absolute path"),
-            );
+            self.report.push(Diagnostic::error("path", value.span, message).help(help));
             return false;
         }
         let mut union = Rule { kinds: vec![Kind::Map], ..Rule::default() };
@@ -523,8 +519,24 @@ impl<'a> Checker<'a> {
     }
 }
 
+/// What is wrong with a path, and what to write instead: it is empty, or leads out of the configuration's folder.
+pub(crate) fn bad_path(path: &str) -> Option<(String, &'static str)> {
+    if path.trim().is_empty() {
+        return Some((
+            "the path is empty".to_owned(),
+            "write a path below the configuration's folder, or an absolute one",
+        ));
+    }
+    climbs(path).then(|| {
+        (
+            format!("{} leads out of the configuration's folder", quoted(path)),
+            "`..` is not allowed; use a path below the folder, or an absolute one",
+        )
+    })
+}
+
 /// Whether a path leads out of where it starts.
-pub(crate) fn climbs(path: &str) -> bool {
+fn climbs(path: &str) -> bool {
     path.split('/').any(|part| part == "..")
 }
 

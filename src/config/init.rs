@@ -6,7 +6,7 @@ use super::schema;
 use crate::registry::Registry;
 
 /// What stands where only the user knows the value; no configuration with it is valid.
-pub(super) const PLACEHOLDER: &str = "REPLACE-ME";
+pub(crate) const PLACEHOLDER: &str = "REPLACE-ME";
 
 /// What a first configuration is about.
 #[derive(Debug, Clone, Default)]
@@ -97,11 +97,20 @@ fn dns_block(text: &mut String, kind: &str, registry: &Registry) {
     }
     text.push_str(&format!("    {kind}:\n"));
     for (key, property) in required {
-        let value = sketch(kind, key, property);
-        let remark =
-            if value.starts_with("{ env:") { "read when it is needed, never stored" } else { "replace this" };
-        text.push_str(&format!("      {key}: {value} # {remark}\n"));
+        if let Some(remark) = remark(property) {
+            text.push_str(&format!("      # {remark}\n"));
+        }
+        text.push_str(&format!("      {key}: {}\n", sketch(kind, key, property)));
     }
+}
+
+/// What a key is for, in a line: the first sentence of its documentation.
+fn remark(property: &Value) -> Option<String> {
+    let description = property.get("description")?.as_str()?;
+    let words: Vec<&str> = description.split_whitespace().collect();
+    let text = words.join(" ");
+    let sentence = text.split_once(". ").map_or(text.trim_end_matches('.'), |(first, _)| first);
+    (!sentence.is_empty()).then(|| sentence.to_owned())
 }
 
 fn required(schema: &Value) -> Vec<(&str, &Value)> {

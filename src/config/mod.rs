@@ -33,6 +33,7 @@ use std::sync::Arc;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Label, Severity};
 pub use format::format;
+pub(crate) use init::PLACEHOLDER;
 pub use init::{InitOptions, render as init};
 pub use promote::{PromoteError, edit as promote};
 pub use schema::schema;

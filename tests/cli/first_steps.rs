@@ -96,8 +96,9 @@ fn init_writes_a_configuration_that_is_valid_and_an_identity_that_is_private() {
     Wrote [folder]/home/.config/certplan/identity.txt
     Keep a copy of it in a safe place: without it, nobody can open what is sealed.
 
-    Look through the file and set what its comments ask for. Then:
+    Look through the file. Then:
 
+        export POWERDNS_API_KEY=...
         certplan plan
         certplan apply
     [exit code: 0]
@@ -203,17 +204,17 @@ fn what_init_leaves_to_be_replaced_is_an_error_until_it_is() {
     check!(project.certplan(&["validate"]), @"
     ------- stderr -------
     error[placeholder]: `REPLACE-ME` is still to be replaced
-      --> certplan.yaml:16:15
+      --> certplan.yaml:17:15
        |
-    16 |       server: REPLACE-ME # replace this
+    17 |       server: REPLACE-ME
        |               ^^^^^^^^^^
        |
        = help: write the value of `server` here: only you know it
 
     error[placeholder]: `REPLACE-ME` is still to be replaced
-      --> certplan.yaml:17:21
+      --> certplan.yaml:19:21
        |
-    17 |       tsig: { name: REPLACE-ME, secret: { env: RFC2136_TSIG_SECRET } } # replace this
+    19 |       tsig: { name: REPLACE-ME, secret: { env: RFC2136_TSIG_SECRET } }
        |                     ^^^^^^^^^^
        |
        = help: write the value of `name` here: only you know it

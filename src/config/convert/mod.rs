@@ -20,7 +20,7 @@ use certplan_provider::Complaint;
 
 use super::Names;
 use super::check::Checker;
-use super::check::climbs;
+use super::check::bad_path;
 use super::diagnostic::Diagnostic;
 use super::diagnostic::Report;
 use super::diagnostic::closest;
@@ -171,9 +171,7 @@ impl<'a> Converter<'a> {
 
     /// A relative path that stays in the configuration's folder, or an absolute one.
     fn path(&mut self, text: &str, span: Span) -> Option<PathBuf> {
-        if climbs(text) {
-            let message = format!("{} leads out of the configuration's folder", quoted(text));
-            let help = "`..` is not allowed; use a path below the folder, or an absolute one";
+        if let Some((message, help)) = bad_path(text) {
             self.push(Diagnostic::error("path", span, message).help(help));
             return None;
         }
