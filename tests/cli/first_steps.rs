@@ -9,6 +9,45 @@ use crate::project::Run;
 use crate::world::World;
 use crate::world::check;
 
+/// The README, without what differs from run to run.
+fn readme() -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    without_chance(&fs::read_to_string(path).expect("there is a README"))
+}
+
+/// A text without its recipients and ports.
+fn without_chance(text: &str) -> String {
+    let mut left = String::new();
+    for (index, part) in text.split("age1").enumerate() {
+        let part = match index {
+            0 => part,
+            _ => part.trim_start_matches(|c: char| c.is_ascii_alphanumeric()),
+        };
+        left.push_str(if index == 0 { "" } else { "age1" });
+        for (index, part) in part.split("127.0.0.1:").enumerate() {
+            let part = if index == 0 { part } else { part.trim_start_matches(|c: char| c.is_ascii_digit()) };
+            left.push_str(if index == 0 { "" } else { "127.0.0.1:" });
+            left.push_str(part);
+        }
+    }
+    left
+}
+
+#[test]
+fn the_readme_shows_what_init_says_and_writes() {
+    let project = fresh();
+    let run = project.certplan(&["init", "shop.example.com", "--dns", "rfc2136", "--to", "./out"]).expect(0);
+    let readme = readme();
+    let written = without_chance(&project.read("certplan.yaml"));
+    assert!(readme.contains(&format!("```yaml\n{written}```\n")), "{written}");
+    for line in run.stderr.lines().filter(|line| !line.contains("identity.txt")) {
+        assert!(
+            line.is_empty() || readme.contains(&format!("\n    {line}\n")),
+            "`{line}` is not in the README"
+        );
+    }
+}
+
 fn fresh() -> Project {
     let mut project = Project::new();
     project.unset("CERTPLAN_AGE_KEY_FILE");
@@ -489,6 +528,12 @@ fn the_demo_prints_lines_in_the_order_in_which_they_happen() {
     // The plan is shown before it is carried out, as on a terminal.
     let apply = &text[position("$ certplan apply --auto-approve")..];
     assert!(apply.find("shop.example.test") < apply.find("certificate/shop: starting"), "{apply}");
+    let (_, shown) = text.split_once("$ cat certplan.yaml\n").expect("it shows the file");
+    let (shown, _) = shown.split_once("\n$ certplan validate").expect("it goes on");
+    assert!(
+        readme().contains(&without_chance(shown)),
+        "the README shows another configuration than:\n{shown}"
+    );
     let run = project.certplan(&["demo", "--directory", "demo"]).expect(1);
     assert!(run.stderr.contains("is not empty"), "{run}");
 

@@ -118,7 +118,9 @@ pub(crate) fn account_text(issuer: &Name, record: &AccountRecord) -> String {
         Some(url) => line(&mut text, "url", &escape_line(url)),
         None => line(&mut text, "url", "being created"),
     }
-    line(&mut text, "contact", &escape_line(&record.contact.join(", ")));
+    if !record.contact.is_empty() {
+        line(&mut text, "contact", &escape_line(&record.contact.join(", ")));
+    }
     sealed(&mut text, &record.key);
     text
 }
