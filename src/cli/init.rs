@@ -1,17 +1,25 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
 
+use certplan_provider::SecretResolver;
 use certplan_provider::message_of;
 use secrecy::ExposeSecret;
 
 use crate::config;
 use crate::config::InitOptions;
+use crate::config::Severity;
+use crate::config::Source;
+use crate::config::Sources;
 use crate::model::CertName;
 use crate::registry::BUILTIN;
+use crate::state::IdentityFile;
 use crate::state::generate_identity;
 
 use super::args::Global;
 use super::edge;
+use super::edge::EdgeSecrets;
 use super::error::CliError;
 use super::exit::Exit;
 use super::project;
@@ -59,12 +67,21 @@ pub(crate) fn run(args: &Args, global: &Global, ui: Ui) -> Result<Exit, CliError
             CliError::usage(format!("`{name}` cannot be in a certificate: {}", message_of(&error)))
         })?;
     }
-    let (recipient, made) = recipient(ui)?;
+    let identities = project::identities(ui)?;
+    let (recipient, generated) = match identities.recipients().into_iter().next() {
+        Some(recipient) => (recipient, None),
+        None => {
+            let identity = generate_identity();
+            (identity.recipient.clone(), Some(identity))
+        }
+    };
     let mut options = InitOptions::new(args.names.clone(), args.dns.as_str(), recipient);
     options.to = Some(args.to.clone());
     options.contact.clone_from(&args.contact);
     options.production = args.production;
     let text = config::init(&options, &BUILTIN);
+    check(&text, path)?;
+    let made = generated.map(|identity| keep(&identity)).transpose()?;
     edge::create_file(path, text.as_bytes())?;
     ui.say(&format!("Wrote {}", path.display()));
     if let Some(identity) = made {
@@ -93,12 +110,34 @@ fn variables(text: &str) -> impl Iterator<Item = &str> {
     text.split("{ env: ").skip(1).filter_map(move |rest| rest.get(..named(rest)?))
 }
 
-/// The recipient of the identity that is there, or of a new one with the path that it was written to.
-fn recipient(ui: Ui) -> Result<(String, Option<String>), CliError> {
-    let identities = project::identities(ui)?;
-    if let Some(recipient) = identities.recipients().into_iter().next() {
-        return Ok((recipient, None));
+/// Refuses what `validate` would, but for what the user has yet to replace.
+fn check(text: &str, path: &Path) -> Result<(), CliError> {
+    let text = text.replace(config::PLACEHOLDER, "placeholder.example.com");
+    let base = path.parent().map_or_else(PathBuf::new, Path::to_owned);
+    let sources = Sources::new(vec![Source::new(path.to_string_lossy(), text)]);
+    let diagnostics = match config::parse(sources, base.clone(), &BUILTIN) {
+        Ok(loaded) => {
+            let secrets: Arc<dyn SecretResolver> = EdgeSecrets::new(base);
+            loaded.check_providers(&BUILTIN, &secrets, &project::user_agent())
+        }
+        Err(error) => match error.diagnostics() {
+            Some(diagnostics) => diagnostics.clone(),
+            None => return Err(error.into()),
+        },
+    };
+    let errors: Vec<&str> = diagnostics
+        .iter()
+        .filter(|diagnostic| diagnostic.severity == Severity::Error)
+        .map(|diagnostic| diagnostic.message.as_str())
+        .collect();
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(CliError::usage(format!("{}; nothing was written", errors.join("; ")))),
     }
+}
+
+/// Writes a new identity where certplan looks for it, and returns the path.
+fn keep(identity: &IdentityFile) -> Result<String, CliError> {
     let home = edge::home().ok_or_else(|| {
         CliError::new("there is no home folder to keep an age identity in")
             .with_help("set CERTPLAN_AGE_KEY_FILE to the path of an identity")
@@ -109,8 +148,7 @@ fn recipient(ui: Ui) -> Result<(String, Option<String>), CliError> {
         .mode(0o700)
         .create(&folder)
         .map_err(|error| CliError::new(format!("cannot make `{}`: {error}", folder.display())))?;
-    let identity = generate_identity();
     let path = folder.join("identity.txt");
     edge::write_secret(&path, identity.text.expose_secret().as_bytes())?;
-    Ok((identity.recipient, Some(path.display().to_string())))
+    Ok(path.display().to_string())
 }

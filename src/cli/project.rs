@@ -196,7 +196,8 @@ pub(crate) fn load(global: &Global, ui: Ui) -> Result<Loaded, CliError> {
 
 fn problems(diagnostics: &Diagnostics, ui: Ui) -> CliError {
     ui.alert(diagnostics.render(ui.colors_stderr()).trim_end());
-    let count = diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
+    let warnings = diagnostics.iter().filter(|diagnostic| diagnostic.severity != Severity::Error).count();
+    let count = diagnostics.len() - warnings;
     let problems = if count == 1 { "1 problem".to_owned() } else { format!("{count} problems") };
     CliError::new(format!("the configuration has {problems}"))
 }

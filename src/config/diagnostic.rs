@@ -257,7 +257,7 @@ pub(crate) fn is_key_material(text: &str) -> bool {
 /// Whether a terminal could take the character for something else than a visible one.
 pub(crate) fn is_hidden(character: char) -> bool {
     character.is_control()
-        || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+        || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// `, did you mean ...?` for the candidate that is closest to a misspelt word, if one is close.

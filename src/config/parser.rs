@@ -192,10 +192,11 @@ impl Builder<'_> {
                     return self.fatal(Diagnostic::error("too-large", span, message));
                 }
                 if let Some(character) =
-                    text.chars().find(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
+                    text.chars().find(|c| is_hidden(*c) && !matches!(c, '\n' | '\r' | '\t'))
                 {
+                    let kind = if character.is_control() { "control" } else { "invisible" };
                     let message = format!(
-                        "the escaped control character `{}` is not allowed",
+                        "the escaped {kind} character `{}` is not allowed",
                         character.escape_default()
                     );
                     self.report.push(Diagnostic::error("control-character", span, message));

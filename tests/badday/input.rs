@@ -285,6 +285,16 @@ fn all_problems_are_shown_at_once_with_their_places() {
 }
 
 #[test]
+fn the_problems_that_are_not_shown_are_counted() {
+    let project = Project::new();
+    project.write("certplan.yaml", &format!("version: 1\n{}", "a: 1\n".repeat(3_000)));
+    let run = project.certplan(&["validate"]).expect(1);
+    let end: Vec<&str> = run.stderr.lines().rev().take(2).collect();
+    // 2,999 duplicates, an unknown key, and no certificates.
+    assert_eq!(end, ["error: the configuration has 3001 problems", "2001 more problems are not shown"]);
+}
+
+#[test]
 fn text_of_a_configuration_is_shown_and_not_obeyed() {
     let project = Project::new();
     project.write(

@@ -163,6 +163,25 @@ fn init_writes_a_configuration_that_is_valid_and_an_identity_that_is_private() {
 }
 
 #[test]
+fn init_writes_nothing_that_would_not_be_valid() {
+    for (arguments, reason) in [
+        (&["a.example.com", "--contact", "nobody"][..], "`nobody` is not an e-mail address"),
+        (&["*.example.com", "w.example.com"], "`w.example.com` is covered by `*.example.com`"),
+        (&["localhost"], "`localhost` has one label"),
+        (&["a.example.com", "--to", ""], "director"),
+    ] {
+        let project = fresh();
+        let run = project.certplan(&[&["init", "--dns", "rfc2136"], arguments].concat()).expect(64);
+        assert!(
+            run.stderr.contains(reason) && run.stderr.contains("nothing was written"),
+            "{arguments:?}: {run}"
+        );
+        assert!(!project.path().join("certplan.yaml").exists());
+        assert!(!project.path().join("home/.config").exists(), "nothing is half done");
+    }
+}
+
+#[test]
 fn a_second_project_uses_the_identity_that_is_there() {
     let project = fresh();
     let _ = project.certplan(&["init", "a.example.com", "--dns", "rfc2136"]).expect(0);
