@@ -109,7 +109,7 @@ fn remark(property: &Value) -> Option<String> {
     let description = property.get("description")?.as_str()?;
     let words: Vec<&str> = description.split_whitespace().collect();
     let text = words.join(" ");
-    let sentence = text.split_once(". ").map_or(text.trim_end_matches('.'), |(first, _)| first);
+    let sentence = text.split(". ").next().unwrap_or_default().trim_end_matches('.');
     (!sentence.is_empty()).then(|| sentence.to_owned())
 }
 

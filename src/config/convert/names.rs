@@ -27,6 +27,19 @@ impl Converter<'_> {
                     continue;
                 }
             };
+            if name
+                .base()
+                .labels()
+                .last()
+                .is_some_and(|label| label.bytes().all(|octet| octet.is_ascii_digit()))
+            {
+                let message = format!("{} ends in a number, as only IP addresses do", quoted(text));
+                self.push(
+                    Diagnostic::error("bad-dns-name", item.span, message)
+                        .help("certplan proves control through DNS only; use a name"),
+                );
+                continue;
+            }
             self.mixed_scripts(text, &name, item.span);
             if let Some(first) = names.get(&name) {
                 let message = format!("the name {} is there twice", quoted(&name.to_string()));
