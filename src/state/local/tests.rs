@@ -262,6 +262,18 @@ async fn what_is_no_file_of_ours_is_refused_as_an_object() {
 }
 
 #[tokio::test]
+async fn a_folder_in_the_place_of_an_object_is_listed_and_refused_and_never_taken_for_nothing() {
+    let (_folder, store) = store();
+    store.put(&key("state.json"), b"{}".to_vec(), &Expected::Absent).await.unwrap();
+    for object in ["projects/p/certificates/shop.json", "projects/p/handoff/1.age"] {
+        fs::create_dir_all(store.root().join(object).join("below")).unwrap();
+        assert!(store.list("projects/p/").await.unwrap().contains(&key(object)), "{object}");
+        let error = store.get(&key(object)).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unsafe { .. }), "{object}: {error}");
+    }
+}
+
+#[tokio::test]
 async fn another_users_files_are_refused() {
     if !rustix::process::geteuid().is_root() {
         // Only root can give a file away; /etc/passwd is somebody else's for everybody else.

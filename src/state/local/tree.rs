@@ -203,7 +203,10 @@ fn collect(folder: &Folder, path: &str, prefix: &str, keys: &mut Vec<ObjectKey>)
             continue;
         }
         let own = format!("{path}{}", entry.name);
-        if entry.is_folder {
+        // A folder in the place of an object is listed as one, for whoever reads it to be told: else it would pass for
+        // nothing, and what it stood for would be made anew.
+        let is_object = [".json", ".age"].iter().any(|ending| entry.name.ends_with(ending));
+        if entry.is_folder && !is_object {
             let below = format!("{own}/");
             if (below.starts_with(prefix) || prefix.starts_with(&below))
                 && let Some(child) = folder.child(&entry.name)?
