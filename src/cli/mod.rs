@@ -42,14 +42,19 @@ use ui::Ui;
 /// What certplan reads of the environment, beside the secrets that a configuration names.
 const ENVIRONMENT: &str = "\
 Environment:
-  CERTPLAN_CONFIG        what `--config` is when it is not given
-  CERTPLAN_AGE_KEY_FILE  file of the age identities that open sealed keys
-  CERTPLAN_AGE_KEY       an age identity itself, for CI; without either variable,
-                         ~/.config/certplan/identity.txt is read
-  CERTPLAN_LOG           what to log on stderr: `debug`, or `certplan=trace,hyper=info`
-  NO_COLOR               when set, no colour unless `--color always` asks for it
+  CERTPLAN_CONFIG
+      what `--config` is when it is not given
+  CERTPLAN_AGE_KEY_FILE
+      file of the age identities that open sealed keys
+  CERTPLAN_AGE_KEY
+      an age identity itself, for CI; without either of both,
+      ~/.config/certplan/identity.txt is read
+  CERTPLAN_LOG
+      what to log on stderr: `debug`, or `certplan=trace`
+  NO_COLOR
+      when set, no colour unless `--color always` asks for it
   HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY
-                         proxies for CAs and HTTP APIs; DNS never goes through one";
+      proxies for CAs and HTTP APIs; DNS never goes through one";
 
 /// Plans, issues, renews and deploys TLS certificates, declared in YAML
 ///

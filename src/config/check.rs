@@ -17,6 +17,7 @@ use super::node::Node;
 use super::node::POISONED;
 use super::node::Scalar;
 use super::node::not_a_text;
+use super::path::bad_path;
 use super::render::names_a_secret;
 use super::rule::Kind;
 use super::rule::Rule;
@@ -517,27 +518,6 @@ impl<'a> Checker<'a> {
         }
         self.check(node, &union, key)
     }
-}
-
-/// What is wrong with a path, and what to write instead: it is empty, or leads out of the configuration's folder.
-pub(crate) fn bad_path(path: &str) -> Option<(String, &'static str)> {
-    if path.trim().is_empty() {
-        return Some((
-            "the path is empty".to_owned(),
-            "write a path below the configuration's folder, or an absolute one",
-        ));
-    }
-    climbs(path).then(|| {
-        (
-            format!("{} leads out of the configuration's folder", quoted(path)),
-            "`..` is not allowed; use a path below the folder, or an absolute one",
-        )
-    })
-}
-
-/// Whether a path leads out of where it starts.
-fn climbs(path: &str) -> bool {
-    path.split('/').any(|part| part == "..")
 }
 
 /// Whether a secret is expected somewhere in a map.

@@ -16,6 +16,7 @@ mod init;
 mod merge;
 mod node;
 mod parser;
+mod path;
 mod promote;
 mod render;
 mod rule;

@@ -72,7 +72,7 @@ pub fn list(path: &Path) -> Result<Option<Vec<PathBuf>>, LoadError> {
     Ok(Some(paths))
 }
 
-/// Reads the text of one file, for a command that edits it: with the same rules as [`read`].
+/// Reads the text of one file, for a command that edits it: with the rules of every other reader.
 pub fn text(path: &Path) -> Result<String, LoadError> {
     Ok(read_file(path, LIMITS.total)?.text)
 }

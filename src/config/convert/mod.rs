@@ -20,7 +20,6 @@ use certplan_provider::Complaint;
 
 use super::Names;
 use super::check::Checker;
-use super::check::bad_path;
 use super::diagnostic::Diagnostic;
 use super::diagnostic::Report;
 use super::diagnostic::closest;
@@ -28,6 +27,7 @@ use super::diagnostic::list;
 use super::diagnostic::quoted;
 use super::node::Entry;
 use super::node::Node;
+use super::path::bad_path;
 use super::rule::Compiler;
 use super::rule::Rule;
 use super::schema::deploy as deploy_schema;

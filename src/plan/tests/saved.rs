@@ -125,7 +125,10 @@ fn a_plan_from_before_there_was_state_says_so() {
     world.prior.lineage = None;
     let saved = save(&world);
     world.prior.lineage = Some("new".to_owned());
-    assert!(stale(&saved, &world)[0].ends_with("it was reviewed before there was any state, and now there is some"));
+    assert!(
+        stale(&saved, &world)[0]
+            .ends_with("it was reviewed before there was any state, and now there is some")
+    );
 }
 
 #[test]
