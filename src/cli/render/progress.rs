@@ -17,6 +17,7 @@ use crate::apply::Reporter;
 use crate::cli::ui::Ui;
 use crate::cli::ui::escape;
 use crate::model::Address;
+use crate::model::Name;
 use crate::plan::Plan;
 use crate::plan::PlanDocument;
 use crate::plan::text::moment;
@@ -29,18 +30,19 @@ const LISTED: usize = 20;
 pub(crate) struct Lines {
     ui: Ui,
     steps: bool,
+    told: Told,
 }
 
 impl Lines {
     /// Lines through `ui` for a run over `certificates`: with every step, unless there are many.
-    pub(crate) const fn new(ui: Ui, certificates: usize) -> Self {
-        Self { ui, steps: certificates <= LISTED }
+    pub(crate) fn new(ui: Ui, certificates: usize) -> Self {
+        Self { ui, steps: certificates <= LISTED, told: Told::default() }
     }
 }
 
 impl Reporter for Lines {
     fn report(&self, event: Event) {
-        let line = line(&event);
+        let line = self.told.line(&event);
         match event {
             Event::ApplyErrored { .. } | Event::DnsRetry { .. } | Event::Warning { .. } => {
                 self.ui.alert(&line);
@@ -48,6 +50,28 @@ impl Reporter for Lines {
             Event::ApplyProgress { .. } | Event::ApplyStart { .. } if !self.steps => {}
             _ => self.ui.say(&line),
         }
+    }
+}
+
+/// What deployments failed with, by certificate: a certificate that fails for that alone need not say it again.
+#[derive(Debug, Default)]
+struct Told(Mutex<BTreeMap<Name, String>>);
+
+impl Told {
+    fn line(&self, event: &Event) -> String {
+        if let Event::ApplyErrored { address, message, .. } = event {
+            let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            match address {
+                Address::Deployment(name, _) => {
+                    told.insert(name.clone(), message.clone());
+                }
+                Address::Certificate(name) if told.get(name) == Some(message) => {
+                    return format!("{address}: error: it could not be deployed, as said above");
+                }
+                Address::Account(_) | Address::Certificate(_) => {}
+            }
+        }
+        line(event)
     }
 }
 
@@ -133,6 +157,7 @@ pub(crate) struct Live {
     /// How many are done, where that is more than one line tells.
     total: Option<ProgressBar>,
     open: Mutex<BTreeMap<Address, ProgressBar>>,
+    told: Told,
 }
 
 impl fmt::Debug for Live {
@@ -151,7 +176,7 @@ impl Live {
             total.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             total
         });
-        Self { bars, total, open: Mutex::new(BTreeMap::new()) }
+        Self { bars, total, open: Mutex::new(BTreeMap::new()), told: Told::default() }
     }
 
     /// Ends the moving lines.
@@ -215,7 +240,7 @@ impl Reporter for Live {
                 }
             }
             Event::ApplyComplete { address, .. } | Event::ApplyErrored { address, .. } => {
-                self.close(address, &line(&event));
+                self.close(address, &self.told.line(&event));
             }
             Event::DnsRetry { .. } | Event::Warning { .. } => {
                 let _ = self.bars.println(line(&event));
@@ -228,6 +253,25 @@ impl Reporter for Live {
 mod tests {
     use super::*;
     use crate::apply::Step;
+
+    #[test]
+    fn what_a_deployment_failed_with_is_said_once() {
+        let told = Told::default();
+        let failed = |address: &str, message: &str| {
+            told.line(&Event::ApplyErrored {
+                address: address.parse().unwrap(),
+                message: message.to_owned(),
+                help: Some("look".to_owned()),
+            })
+        };
+        assert_eq!(failed("deployment/a/web", "no"), "deployment/a/web: error: no\n  hint: look");
+        assert_eq!(
+            failed("certificate/a", "no"),
+            "certificate/a: error: it could not be deployed, as said above"
+        );
+        assert_eq!(failed("certificate/b", "no"), "certificate/b: error: no\n  hint: look");
+        assert_eq!(failed("certificate/a", "other"), "certificate/a: error: other\n  hint: look");
+    }
 
     #[test]
     fn moving_lines_are_there_for_one_certificate_and_for_many() {
