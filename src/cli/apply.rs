@@ -191,10 +191,12 @@ async fn perform(
 ) -> Result<Outcome, CliError> {
     let certificates = planned.plan.certificates_at_work().len();
     let live = (!args.json && ui.is_live()).then(|| Arc::new(Live::new(certificates)));
-    let reporter: Arc<dyn Reporter> = match (&lines, &live) {
-        (Some(lines), _) => Arc::<JsonLines>::clone(lines),
-        (None, Some(live)) => Arc::<Live>::clone(live),
-        (None, None) => Arc::new(Lines::new(ui, certificates)),
+    let plain = (lines.is_none() && live.is_none()).then(|| Arc::new(Lines::new(ui, certificates)));
+    let reporter: Arc<dyn Reporter> = match (lines, &live, &plain) {
+        (Some(lines), ..) => lines,
+        (None, Some(live), _) => Arc::<Live>::clone(live),
+        (None, None, Some(plain)) => Arc::<Lines>::clone(plain),
+        (None, None, None) => Arc::new(apply::Silent),
     };
     let state = project.state();
     let lineage = match &planned.lineage {
@@ -226,7 +228,14 @@ async fn perform(
         random_id: Arc::new(edge::random_id),
         options,
     };
-    let outcome = apply::apply(world, &planned.plan, &planned.ari).await;
+    let work = apply::apply(world, &planned.plan, &planned.ari);
+    let outcome = match plain {
+        Some(plain) => tokio::select! {
+            outcome = work => outcome,
+            never = plain.keep_talking() => match never {},
+        },
+        None => work.await,
+    };
     if let Some(live) = live {
         live.finish();
     }

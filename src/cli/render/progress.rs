@@ -1,10 +1,13 @@
 //! How a run is told while it works: moving lines on a terminal, plain lines in CI, or one JSON event a line.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
+use std::time::Instant;
 
 use indicatif::MultiProgress;
 use indicatif::ProgressBar;
@@ -22,32 +25,55 @@ use crate::plan::Plan;
 use crate::plan::PlanDocument;
 use crate::plan::text::moment;
 
+use super::waiting::SILENCE;
+use super::waiting::Waiting;
+
 /// More certificates than this are counted, not listed: a terminal shows so many lines.
 const LISTED: usize = 20;
 
-/// Plain lines on stderr, one for each certificate that begins, changes something for the world, or ends.
+/// Plain lines on stderr, one for each certificate that begins, changes something for the world, or ends; and one for what is
+/// waited for, when there is no other for a while.
 #[derive(Debug)]
 pub(crate) struct Lines {
     ui: Ui,
     steps: bool,
     told: Told,
+    waiting: Mutex<Waiting>,
 }
 
 impl Lines {
     /// Lines through `ui` for a run over `certificates`: with every step, unless there are many.
     pub(crate) fn new(ui: Ui, certificates: usize) -> Self {
-        Self { ui, steps: certificates <= LISTED, told: Told::default() }
+        let waiting = Mutex::new(Waiting::new(Instant::now()));
+        Self { ui, steps: certificates <= LISTED, told: Told::default(), waiting }
+    }
+
+    /// Says what is waited for whenever nothing else was said for a while; never ends.
+    pub(crate) async fn keep_talking(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(SILENCE / 6).await;
+            let line = self.waiting().line(Instant::now());
+            if let Some(line) = line {
+                self.ui.say(&line);
+            }
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Reporter for Lines {
     fn report(&self, event: Event) {
         let line = self.told.line(&event);
+        let is_step = matches!(event, Event::ApplyProgress { .. } | Event::ApplyStart { .. });
+        self.waiting().note(&event, self.steps || !is_step, Instant::now());
         match event {
             Event::ApplyErrored { .. } | Event::DnsRetry { .. } | Event::Warning { .. } => {
                 self.ui.alert(&line);
             }
-            Event::ApplyProgress { .. } | Event::ApplyStart { .. } if !self.steps => {}
+            _ if is_step && !self.steps => {}
             _ => self.ui.say(&line),
         }
     }
