@@ -163,13 +163,7 @@ fn an_interrupted_run_begins_no_further_deployment() {
         "names: [shop.example.test]\n    deploy: [{ files: { directory: one } }, { files: { directory: two } }]",
     )]);
     let inside = Inside::new(&world);
-    let cancel = inside.cancel.clone();
-    inside.hook(hook(move |call| {
-        if call.what == "event" && call.at.contains("\"deployed\"") {
-            cancel.cancel();
-        }
-        Ok(())
-    }));
+    stop_when_deployed(&inside);
     let outcome = inside.run(&world);
     assert!(matches!(outcome.failed[&address("shop")], ApplyError::Interrupted), "{outcome:?}");
     assert_eq!((inside.calls("deploy").len(), inside.calls("rollback").len()), (1, 0));
@@ -628,13 +622,7 @@ fn a_certificate_that_nobody_wants_any_more_leaves_no_unfinished_deployment() {
     assert!(outcome.failed.is_empty(), "{outcome:?}");
     configure("shop", "{ target: edge }, { target: web }");
     let inside = Inside::new(&world);
-    let cancel = inside.cancel.clone();
-    inside.hook(hook(move |call| {
-        if call.what == "event" && call.at.contains("\"deployed\"") {
-            cancel.cancel();
-        }
-        Ok(())
-    }));
+    stop_when_deployed(&inside);
     let outcome = inside.run(&world);
     assert_eq!(outcome.failed.len(), 1, "{outcome:?}");
     assert!(world.project.path().join("out/shop/privkey.pem").exists(), "{outcome:?}");
@@ -665,13 +653,7 @@ fn a_deployment_that_moves_before_it_was_finished_leaves_its_old_place() {
     };
     configure("old");
     let inside = Inside::new(&world);
-    let cancel = inside.cancel.clone();
-    inside.hook(hook(move |call| {
-        if call.what == "event" && call.at.contains("\"deployed\"") {
-            cancel.cancel();
-        }
-        Ok(())
-    }));
+    stop_when_deployed(&inside);
     let outcome = inside.run(&world);
     assert_eq!(outcome.failed.len(), 1, "{outcome:?}");
     assert!(world.project.path().join("out/old/privkey.pem").exists(), "{outcome:?}");
@@ -781,4 +763,15 @@ fn a_call_that_fails_anywhere_is_made_good() {
             }
         }
     }
+}
+
+/// Stops the run, as Ctrl-C does, when a target took a certificate.
+fn stop_when_deployed(inside: &Inside) {
+    let cancel = inside.cancel.clone();
+    inside.hook(hook(move |call| {
+        if call.what == "event" && call.at.contains("\"deployed\"") {
+            cancel.cancel();
+        }
+        Ok(())
+    }));
 }
