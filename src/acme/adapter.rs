@@ -20,7 +20,9 @@ use instant_acme::HttpClient;
 use serde_json::json;
 use url::Url;
 
+use super::account_key::AccountKey;
 use super::error::AcmeError;
+use super::jws::sign_again;
 use super::problem::Problem;
 use super::transport::Transport;
 
@@ -35,11 +37,13 @@ tokio::task_local! {
 /// would fetch both again and again.
 pub(super) struct Adapter {
     transport: Arc<Transport>,
+    /// The account's key, where the library cannot sign with it.
+    key: Option<AccountKey>,
 }
 
 impl Adapter {
-    pub(super) const fn new(transport: Arc<Transport>) -> Self {
-        Self { transport }
+    pub(super) const fn new(transport: Arc<Transport>, key: Option<AccountKey>) -> Self {
+        Self { transport, key }
     }
 }
 
@@ -53,15 +57,18 @@ type Answer = Pin<Box<dyn Future<Output = Result<BytesResponse, InstantError>> +
 
 impl HttpClient for Adapter {
     fn request(&self, request: http::Request<BodyWrapper<Bytes>>) -> Answer {
-        let transport = Arc::clone(&self.transport);
+        let (transport, key) = (Arc::clone(&self.transport), self.key.clone());
         Box::pin(async move {
-            answer(&transport, request).await.map_err(|error| InstantError::Other(Box::new(error)))
+            answer(&transport, key.as_ref(), request)
+                .await
+                .map_err(|error| InstantError::Other(Box::new(error)))
         })
     }
 }
 
 async fn answer(
     transport: &Transport,
+    key: Option<&AccountKey>,
     request: http::Request<BodyWrapper<Bytes>>,
 ) -> Result<BytesResponse, AcmeError> {
     let (parts, body) = request.into_parts();
@@ -76,6 +83,10 @@ async fn answer(
     let body = match body.collect().await {
         Ok(body) => body.to_bytes(),
         Err(impossible) => infallible(impossible),
+    };
+    let body = match key {
+        Some(key) => sign_again(key, &body)?.into(),
+        None => body,
     };
     let mut request = Request::new(parts.method, url);
     if let Some(content_type) = parts.headers.get(CONTENT_TYPE) {

@@ -144,13 +144,7 @@ impl AcmeClient {
         if resources.facts.external_account_required && eab.is_none() {
             return Err(AcmeError::ExternalAccountRequired);
         }
-        let contact: Vec<String> =
-            contact
-                .iter()
-                .map(|contact| {
-                    if contact.starts_with("mailto:") { contact.clone() } else { format!("mailto:{contact}") }
-                })
-                .collect();
+        let contact = contact_urls(contact);
         let mut payload = json!({ "termsOfServiceAgreed": true });
         if !contact.is_empty() {
             payload["contact"] = json!(contact);
@@ -177,7 +171,7 @@ impl AcmeClient {
     /// [`AcmeError::OffOrigin`] when the account's URL is not one of this CA.
     pub fn session(self: &Arc<Self>, key: &AccountKey, account_url: &str) -> Result<Session, AcmeError> {
         let account_url = self.transport.origin.url(account_url)?;
-        Ok(Session::new(Arc::clone(&self.transport), key.clone(), account_url.into()))
+        Session::new(Arc::clone(&self.transport), key.clone(), account_url.into())
     }
 
     async fn new_account(&self, key: &AccountKey, payload: &Value) -> Result<String, AcmeError> {
@@ -207,6 +201,14 @@ impl AcmeClient {
             .map(Into::into)
             .ok_or_else(|| AcmeError::malformed(response, "there is no account URL in it"))
     }
+}
+
+/// Contacts as the protocol has them.
+pub(super) fn contact_urls(contact: &[String]) -> Vec<String> {
+    let url = |contact: &String| {
+        if contact.starts_with("mailto:") { contact.clone() } else { format!("mailto:{contact}") }
+    };
+    contact.iter().map(url).collect()
 }
 
 impl fmt::Debug for AcmeClient {

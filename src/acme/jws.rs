@@ -20,13 +20,30 @@ impl Signer<'_> {
     /// A JWS in the flattened JSON serialisation. Without a payload it is a POST-as-GET.
     pub(super) fn sign(self, url: &str, nonce: &str, payload: Option<&Value>) -> Result<Vec<u8>, AcmeError> {
         let (key, header) = match self {
-            Self::Jwk(key) => (key, json!({ "alg": "ES256", "jwk": key.jwk(), "nonce": nonce, "url": url })),
-            Self::Kid(key, kid) => (key, json!({ "alg": "ES256", "kid": kid, "nonce": nonce, "url": url })),
+            Self::Jwk(key) => (key, json!({ "jwk": key.jwk()?, "nonce": nonce, "url": url })),
+            Self::Kid(key, kid) => (key, json!({ "kid": kid, "nonce": nonce, "url": url })),
         };
         let payload = payload.map_or_else(String::new, Value::to_string);
-        let jws = flattened(&header, &payload, |message| key.sign(message))?;
-        Ok(jws.to_string().into_bytes())
+        signed(key, header, &payload)
     }
+}
+
+/// Signs with another key what was signed already: instant-acme has ES256 alone.
+pub(super) fn sign_again(key: &AccountKey, jws: &[u8]) -> Result<Vec<u8>, AcmeError> {
+    let unexpected = || AcmeError::Settings { reason: "the request is no JWS in JSON".to_owned() };
+    let jws: Value = serde_json::from_slice(jws).map_err(|_| unexpected())?;
+    let member = |name| {
+        let text = jws.get(name).and_then(Value::as_str)?;
+        String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()
+    };
+    let (header, payload) = member("protected").zip(member("payload")).ok_or_else(unexpected)?;
+    signed(key, serde_json::from_str(&header).map_err(|_| unexpected())?, &payload)
+}
+
+fn signed(key: &AccountKey, mut header: Value, payload: &str) -> Result<Vec<u8>, AcmeError> {
+    header["alg"] = key.algorithm().into();
+    let jws = flattened(&header, payload, |message| key.sign(message))?;
+    Ok(jws.to_string().into_bytes())
 }
 
 /// The binding of a new account to one outside ([RFC 8555, section 7.3.4](https://www.rfc-editor.org/rfc/rfc8555#section-7.3.4)):
@@ -39,7 +56,7 @@ pub(super) fn external_account_binding(
 ) -> Result<Value, AcmeError> {
     let header = json!({ "alg": "HS256", "kid": key_id, "url": new_account });
     let mac_key = hmac::Key::new(hmac::HMAC_SHA256, mac_key);
-    flattened(&header, &key.jwk().to_string(), |message| Ok(hmac::sign(&mac_key, message).as_ref().to_vec()))
+    flattened(&header, &key.jwk()?.to_string(), |message| Ok(hmac::sign(&mac_key, message).as_ref().to_vec()))
 }
 
 fn flattened(
@@ -83,7 +100,7 @@ mod tests {
         let header: Value = serde_json::from_slice(&decoded(&binding, "protected")).unwrap();
         assert_eq!(header, json!({ "alg": "HS256", "kid": "kid-1", "url": "https://ca/new" }));
         let payload: Value = serde_json::from_slice(&decoded(&binding, "payload")).unwrap();
-        assert_eq!(payload, key.jwk());
+        assert_eq!(payload, key.jwk().unwrap());
         let message =
             format!("{}.{}", binding["protected"].as_str().unwrap(), binding["payload"].as_str().unwrap());
         let mac_key = hmac::Key::new(hmac::HMAC_SHA256, b"secret");

@@ -20,6 +20,7 @@ use super::adapter::Adapter;
 use super::adapter::location;
 use super::adapter::observed;
 use super::certificate_key::csr_names;
+use super::client::contact_urls;
 use super::error::AcmeError;
 use super::jws::Signer;
 use super::order::Authorization;
@@ -31,6 +32,7 @@ use super::problem::Problem;
 use super::transport::Repeat;
 use super::transport::Transport;
 use crate::model::CertName;
+use crate::model::KeyType;
 use crate::model::NameSet;
 use crate::model::sha256;
 
@@ -52,14 +54,29 @@ pub(super) struct Inner {
 }
 
 impl Session {
-    pub(super) fn new(transport: Arc<Transport>, key: AccountKey, account_url: String) -> Self {
-        let thumbprint = key.thumbprint();
-        Self { inner: Arc::new(Inner { transport, key, thumbprint, account_url, account: OnceCell::new() }) }
+    pub(super) fn new(
+        transport: Arc<Transport>,
+        key: AccountKey,
+        account_url: String,
+    ) -> Result<Self, AcmeError> {
+        let thumbprint = key.thumbprint()?;
+        let account = OnceCell::new();
+        Ok(Self { inner: Arc::new(Inner { transport, key, thumbprint, account_url, account }) })
     }
 
     /// The account's URL.
     pub fn account_url(&self) -> &str {
         &self.inner.account_url
+    }
+
+    /// Tells the CA who to write to, in place of whoever it knew; none is allowed
+    /// ([RFC 8555, section 7.3.2](https://www.rfc-editor.org/rfc/rfc8555#section-7.3.2)). Twice is the same as once.
+    ///
+    /// Contacts are e-mail addresses, with or without `mailto:`.
+    pub async fn update_contact(&self, contact: &[String]) -> Result<(), AcmeError> {
+        let payload = json!({ "contact": contact_urls(contact) });
+        self.post(&self.inner.account_url, Some(&payload)).await?;
+        Ok(())
     }
 
     /// Orders a certificate. The CA may answer with an order that it still has for the same names.
@@ -253,8 +270,13 @@ impl Session {
             .get_or_try_init(|| async {
                 // The adapter answers the library's request for the directory from here.
                 inner.transport.resources().await?;
-                let key = inner.key.to_pkcs8()?;
-                Account::builder_with_http(Box::new(Adapter::new(Arc::clone(&inner.transport))))
+                // The library signs with P-256 keys alone. In the place of another key it gets one that no server
+                // sees, and the adapter signs again.
+                let (key, signer) = match inner.key.key_type() {
+                    KeyType::EcdsaP256 => (inner.key.to_pkcs8()?, None),
+                    _ => (AccountKey::generate()?.to_pkcs8()?, Some(inner.key.clone())),
+                };
+                Account::builder_with_http(Box::new(Adapter::new(Arc::clone(&inner.transport), signer)))
                     .from_parts(
                         inner.account_url.clone(),
                         PrivatePkcs8KeyDer::from(key.as_slice()),

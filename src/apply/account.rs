@@ -4,15 +4,17 @@
 //! binding may be usable only once
 //! ([RFC 8555, sections 7.3.1 and 7.3.4](https://www.rfc-editor.org/rfc/rfc8555#section-7.3.1)).
 
+use std::sync::Arc;
+
 use crate::acme::AccountKey;
 use crate::acme::AcmeClient;
+use crate::acme::AcmeError;
 use crate::acme::EabCredential;
 use crate::acme::Session;
 use crate::model::AccountOperation;
 use crate::model::AccountRecord;
 use crate::model::AcmeIssuer;
 use crate::model::Address;
-use crate::model::KeyType;
 use crate::model::Name;
 use crate::state::LeaseKey;
 use crate::state::Place;
@@ -21,6 +23,7 @@ use crate::state::Stored;
 
 use super::Apply;
 use super::error::ApplyError;
+use super::event::Event;
 use super::event::Step;
 
 impl Apply {
@@ -52,10 +55,76 @@ impl Apply {
         Ok(client.session(&key, &url)?)
     }
 
-    async fn create_account(
+    /// Brings an account that is in use to what the configuration says. What fails leaves the account usable as it was, and
+    /// is planned again.
+    pub(super) async fn update_account(&self, issuer: &Name) -> Result<(), ApplyError> {
+        let (client, acme) = self.issuer(issuer)?;
+        let place = self.place(Address::Account(issuer.clone()))?;
+        let lease = self.leases.acquire(&LeaseKey::for_account(issuer), self.options.lock_timeout).await?;
+        let updated = self.change_account(issuer, client, acme, &place).await;
+        if let Err(error) = lease.release().await {
+            tracing::debug!(%error, %issuer, "lease not released");
+        }
+        updated?;
+        self.step(Address::Account(issuer.clone()), Step::AccountUpdated);
+        Ok(())
+    }
+
+    async fn change_account(
+        &self,
+        issuer: &Name,
+        client: &Arc<AcmeClient>,
+        acme: &AcmeIssuer,
+        place: &Place,
+    ) -> Result<(), ApplyError> {
+        let Some(mut stored) = self.state.account(issuer).await? else { return Ok(()) };
+        if stored.content.directory != acme.directory.as_str() {
+            return Ok(());
+        }
+        if acme.names_other_key(&stored.content) {
+            self.take_over(issuer, client, acme, place, &mut stored).await?;
+        }
+        let Some(url) = stored.content.url.clone() else { return Ok(()) };
+        if acme.has_other_contact(&stored.content) {
+            let key = AccountKey::from_pkcs8(&self.sealer()?.open(place, &stored.content.key)?)?;
+            client.session(&key, &url)?.update_contact(&acme.contact).await?;
+            stored.content.contact.clone_from(&acme.contact);
+            self.state.save_account(issuer, &mut stored, Revise::Bump).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts the account of the configured key in the place of the one in use. Nothing is created at the CA, so that a
+    /// key that is not there yet leaves certificates with the account that works.
+    async fn take_over(
         &self,
         issuer: &Name,
         client: &AcmeClient,
+        acme: &AcmeIssuer,
+        place: &Place,
+        stored: &mut Stored<AccountRecord>,
+    ) -> Result<(), ApplyError> {
+        let Some(reference) = &acme.account_key else { return Ok(()) };
+        let key = AccountKey::from_text(self.secrets.resolve(reference)?.expose())?;
+        if key.spki()? != stored.content.key.spki {
+            let url = client
+                .find_account(&key)
+                .await?
+                .ok_or_else(|| ApplyError::NoAccountOfKey { issuer: issuer.clone() })?;
+            let mut taken = self.account_record(acme, &key, place)?;
+            taken.url = Some(url);
+            taken.operation = None;
+            retire(&mut stored.content, taken);
+        }
+        stored.content.key_source.clone_from(&acme.account_key);
+        self.state.save_account(issuer, stored, Revise::Bump).await?;
+        Ok(())
+    }
+
+    async fn create_account(
+        &self,
+        issuer: &Name,
+        client: &Arc<AcmeClient>,
         acme: &AcmeIssuer,
         place: &Place,
     ) -> Result<(AccountKey, String), ApplyError> {
@@ -68,6 +137,7 @@ impl Apply {
         let resumed = stored.content.operation.as_ref().is_some_and(|operation| operation.sent);
         let found =
             if resumed || acme.account_key.is_some() { client.find_account(&key).await? } else { None };
+        let is_found = found.is_some();
         let url = match found {
             Some(url) => url,
             None => {
@@ -87,8 +157,20 @@ impl Apply {
                 client.create_account(&key, &acme.contact, eab.as_ref()).await?
             }
         };
+        // An account that was there may have other contacts, or none: it is used all the same if the CA refuses these.
+        let told = match is_found && !acme.contact.is_empty() {
+            true => client.session(&key, &url)?.update_contact(&acme.contact).await,
+            false => Ok(()),
+        };
+        match told {
+            Ok(()) => stored.content.contact.clone_from(&acme.contact),
+            Err(AcmeError::Cancelled) => return Err(AcmeError::Cancelled.into()),
+            Err(error) => self.reporter.report(Event::Warning {
+                address: Address::Account(issuer.clone()),
+                message: format!("the CA does not take the contacts: {error}"),
+            }),
+        }
         stored.content.url = Some(url.clone());
-        stored.content.contact.clone_from(&acme.contact);
         stored.content.operation = None;
         self.state.save_account(issuer, &mut stored, Revise::Bump).await?;
         Ok((key, url))
@@ -107,41 +189,56 @@ impl Apply {
         {
             return Ok(existing.expect("it was just matched"));
         }
-        let key = match &acme.account_key {
-            Some(reference) => AccountKey::from_pem(self.secrets.resolve(reference)?.expose())?,
-            None => AccountKey::generate()?,
-        };
-        let sealed =
-            self.sealer()?.seal_account_key(place, KeyType::EcdsaP256, key.spki()?, &key.to_pkcs8()?)?;
-        let record = AccountRecord {
-            directory: acme.directory.to_string(),
-            url: None,
-            key: sealed,
-            contact: Vec::new(),
-            operation: Some(AccountOperation { id: (self.random_id)(), started: self.now(), sent: false }),
-            retired: Vec::new(),
-        };
         let mut stored = match existing {
             // The issuer moved to another directory: the account there is kept, for nothing is lost.
             Some(mut stored) => {
-                let mut old = std::mem::replace(&mut stored.content, record);
-                stored.content.retired.append(&mut old.retired);
-                let again = stored
-                    .content
-                    .retired
-                    .iter()
-                    .position(|retired| retired.directory == acme.directory.as_str());
-                if let Some(position) = again {
-                    let mut known = stored.content.retired.swap_remove(position);
-                    known.retired = std::mem::take(&mut stored.content.retired);
-                    stored.content = known;
-                }
-                stored.content.retired.push(old);
+                let known = stored.content.retired.iter().rposition(|retired| {
+                    retired.directory == acme.directory.as_str() && !acme.names_other_key(retired)
+                });
+                let next = match known {
+                    Some(position) => stored.content.retired.remove(position),
+                    None => self.new_account_record(acme, place)?,
+                };
+                retire(&mut stored.content, next);
                 stored
             }
-            None => Stored::new(record),
+            None => Stored::new(self.new_account_record(acme, place)?),
         };
         self.state.save_account(issuer, &mut stored, Revise::Bump).await?;
         Ok(stored)
     }
+
+    fn new_account_record(&self, acme: &AcmeIssuer, place: &Place) -> Result<AccountRecord, ApplyError> {
+        let key = match &acme.account_key {
+            Some(reference) => AccountKey::from_text(self.secrets.resolve(reference)?.expose())?,
+            None => AccountKey::generate()?,
+        };
+        self.account_record(acme, &key, place)
+    }
+
+    /// An account that is yet to be created, or found.
+    fn account_record(
+        &self,
+        acme: &AcmeIssuer,
+        key: &AccountKey,
+        place: &Place,
+    ) -> Result<AccountRecord, ApplyError> {
+        let sealed = self.sealer()?.seal_account_key(place, key.key_type(), key.spki()?, &key.to_pkcs8()?)?;
+        Ok(AccountRecord {
+            directory: acme.directory.to_string(),
+            url: None,
+            key: sealed,
+            contact: Vec::new(),
+            key_source: acme.account_key.clone(),
+            operation: Some(AccountOperation { id: (self.random_id)(), started: self.now(), sent: false }),
+            retired: Vec::new(),
+        })
+    }
+}
+
+/// Makes `next` the account in use, and keeps the one before it.
+fn retire(account: &mut AccountRecord, next: AccountRecord) {
+    let mut before = std::mem::replace(account, next);
+    account.retired = std::mem::take(&mut before.retired);
+    account.retired.push(before);
 }

@@ -233,7 +233,9 @@ impl Apply {
                 false
             }
         };
-        let failures = backoff::after(journal.record().failures.as_ref(), error, self.now());
+        let record = journal.record();
+        let expiry = record.current.as_ref().map(|current| current.facts.not_after);
+        let failures = backoff::after(record.failures.as_ref(), error, self.now(), expiry);
         if left
             && let Some(operation) = &journal.record().operation
             && operation.stage < Stage::Issued

@@ -99,6 +99,12 @@ pub enum ApplyError {
         /// Whether that is a wait that the CA asks for.
         is_deferral: bool,
     },
+    /// `account_key` is the key of no account.
+    #[error("the CA has no account of the key that `account_key` of `{issuer}` names; the one in use stays")]
+    NoAccountOfKey {
+        /// The issuer.
+        issuer: Name,
+    },
     /// The plan names a certificate that the configuration does not have.
     #[error("`certificate/{certificate}` is not in the configuration")]
     NotConfigured {
@@ -323,6 +329,9 @@ impl ApplyError {
         let help = match self {
             Self::Acme(AcmeError::ExternalAccountRequired) => {
                 "the CA gives out a key id and an HMAC key: put them into `eab:` of the issuer"
+            }
+            Self::NoAccountOfKey { .. } => {
+                "check the key, and that the account is of this CA; to begin anew with this key, forget the account in use with `certplan state rm`"
             }
             Self::KeySealed { .. } => {
                 "run with an identity of `encryption.keys`, or ask for a new certificate with `--replace`"

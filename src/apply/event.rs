@@ -80,6 +80,8 @@ pub enum Step {
     KeyPersisted,
     /// The account exists at the CA.
     AccountReady,
+    /// The account is as the configuration says.
+    AccountUpdated,
     /// The order exists and its URL is persisted.
     OrderCreated,
     /// The TXT values to come are persisted.
@@ -117,6 +119,7 @@ impl Step {
             Self::Leased => "lease taken",
             Self::KeyPersisted => "key sealed",
             Self::AccountReady => "account ready",
+            Self::AccountUpdated => "account updated",
             Self::OrderCreated => "order created",
             Self::TxtIntended => "challenges read",
             Self::TxtPresented => "TXT records written",

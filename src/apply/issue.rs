@@ -111,7 +111,7 @@ impl Apply {
             known => self.prove(&session, known, desired, journal).await?,
         };
         let order = self.finalize(&session, order, journal).await?;
-        self.persist_certificate(&session, &order, desired, journal).await
+        self.persist_certificate(&session, &order, journal).await
     }
 
     /// Has the names of an order validated, which is made first where there is none yet.
@@ -376,16 +376,17 @@ impl Apply {
         &self,
         session: &Session,
         order: &Order,
-        desired: &DesiredCertificate,
         journal: &mut Journal,
     ) -> Result<(), ApplyError> {
         let operation = journal.operation()?.clone();
         let Some(OperationKey::Sealed(key)) = operation.key.clone() else {
             return Err(ApplyError::JournalClosed);
         };
-        let chain = session.chains(order, operation.preferred_chain.as_deref()).await?;
         let now = self.now();
-        let checked = acme::check_chain(&chain.pem, key.spki, &operation.names, now)?;
+        let check = |pem: &str| acme::check_chain(pem, key.spki, &operation.names, now);
+        let chain =
+            session.chains(order, operation.preferred_chain.as_deref(), |pem| check(pem).map(|_| ())).await?;
+        let checked = check(&chain.pem)?;
         for message in chain.warnings {
             self.reporter
                 .report(Event::Warning { address: Address::Certificate(journal.name().clone()), message });
@@ -398,7 +399,7 @@ impl Apply {
             issuer: operation.issuer.clone(),
             directory: operation.directory.clone(),
             profile: operation.profile.clone(),
-            preferred_chain: desired.preferred_chain.clone(),
+            preferred_chain: operation.preferred_chain.clone(),
             issued_at: now,
             operation: operation.id.clone(),
         };

@@ -141,6 +141,8 @@ pub struct World {
 pub struct Outcome {
     /// Certificates that are as they should be.
     pub done: BTreeSet<Name>,
+    /// How many accounts were changed.
+    pub accounts: usize,
     /// Certificates that failed, and why; each was reported.
     pub failed: BTreeMap<Address, ApplyError>,
 }
@@ -179,6 +181,13 @@ pub async fn apply(world: World, plan: &Plan, ari: &BTreeMap<Name, AriRecord>) -
     for issuer in plan.accounts() {
         if let Err(error) = guarded(run.session(&issuer)).await {
             run.fail(Address::Account(issuer), error, &mut outcome);
+        }
+    }
+    for issuer in plan.updated_accounts() {
+        match guarded(run.update_account(&issuer)).await {
+            Ok(()) => outcome.accounts += 1,
+            // The account stays as it was, and certificates are ordered with it.
+            Err(error) => run.fail(Address::Account(issuer), error, &mut outcome),
         }
     }
     run.rename(&work, &mut outcome).await;

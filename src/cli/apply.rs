@@ -260,6 +260,7 @@ fn conclude(plan: &Plan, outcome: &Outcome, stale: bool, args: &WorkArgs, ui: Ui
         let waiting = outcome.failed.values().filter(|error| error.is_deferral()).count();
         let counts = [
             (outcome.done.len(), "certificate is as it should be", "certificates are as they should be"),
+            (outcome.accounts, "account was changed", "accounts were changed"),
             (failed - waiting, "failed", "failed"),
             (waiting, "has to wait", "have to wait"),
         ];

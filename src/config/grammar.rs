@@ -112,7 +112,8 @@ struct Acme {
     allow_hosts: Option<Vec<String>>,
     /// An external account binding: what the CA gave you to open an account.
     eab: Option<Eab>,
-    /// The key of an existing account: PKCS#8 in PEM, ECDSA P-256.
+    /// The key of an existing account: ECDSA (P-256, P-384) or RSA (2048, 3072, 4096), in PEM or as certbot's JWK. Named
+    /// later, it takes that account over in the place of the one in use.
     account_key: Option<SecretRef>,
 }
 

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -6,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use url::Url;
 
+use super::AccountRecord;
 use super::Fqdn;
 use super::KeyType;
 use super::Name;
@@ -65,7 +67,7 @@ pub enum DesiredIssuer {
 
 impl DesiredCertificate {
     /// Every place where the certificate is to be served: its own, and those of its deployments.
-    pub fn endpoints(&self) -> std::collections::BTreeSet<&Endpoint> {
+    pub fn endpoints(&self) -> BTreeSet<&Endpoint> {
         self.verify.iter().chain(self.deploy.iter().flat_map(|deployment| &deployment.verify)).collect()
     }
 }
@@ -94,8 +96,21 @@ pub struct AcmeIssuer {
     pub allow_hosts: Vec<String>,
     /// An external account binding ([RFC 8555, section 7.3.4](https://www.rfc-editor.org/rfc/rfc8555#section-7.3.4)).
     pub eab: Option<Eab>,
-    /// The key of an existing account, in PEM: PKCS#8, ECDSA P-256.
+    /// The key of an existing account, in PEM or as JWK.
     pub account_key: Option<SecretRef>,
+}
+
+impl AcmeIssuer {
+    /// Whether `account_key` names another key than the one that the account in state was taken from. An `account_key`
+    /// that left the configuration changes nothing: the key is in state.
+    pub fn names_other_key(&self, account: &AccountRecord) -> bool {
+        self.account_key.is_some() && self.account_key != account.key_source
+    }
+
+    /// Whether the CA was last told other contacts, in whatever order.
+    pub fn has_other_contact(&self, account: &AccountRecord) -> bool {
+        self.contact.iter().collect::<BTreeSet<_>>() != account.contact.iter().collect()
+    }
 }
 
 /// An external account binding.

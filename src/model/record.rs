@@ -18,6 +18,7 @@ use super::Name;
 use super::NameSet;
 use super::OnRemove;
 use super::Receipt;
+use super::SecretRef;
 use super::Slot;
 use super::Zone;
 
@@ -304,13 +305,16 @@ pub struct AccountRecord {
     pub url: Option<String>,
     /// The account key, sealed to `recipients`.
     pub key: SealedKey,
-    /// The contacts that the server has.
+    /// The contacts that the server was last told. Some servers keep none, so they are not asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub contact: Vec<String>,
+    /// Where the configuration's `account_key` said that the key is; `None` when certplan made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_source: Option<SecretRef>,
     /// Set while the account is being created: `onlyReturnExisting` comes before any retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<AccountOperation>,
-    /// Accounts of the issuer at other directories: kept when it moved from staging to production.
+    /// Accounts that the issuer had before: kept when it moved from staging to production, or took another one over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retired: Vec<Self>,
 }
@@ -326,7 +330,6 @@ pub struct AccountOperation {
     pub sent: bool,
 }
 
-/// The reference under which a provider took a change.
 impl JournaledTxt {
     /// The provider's reference, once it took the value.
     pub fn change_ref(&self) -> Option<ChangeRef> {

@@ -1,9 +1,15 @@
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
 use crate::model::Address;
+use crate::model::Name;
+use crate::model::SecretRef;
 
 use super::cause::Action;
 use super::cause::Cause;
 use super::cause::Reason;
 use super::change::Change;
+use super::change::Changed;
 use super::change::Details;
 use super::change::Warning;
 use super::planner::Planner;
@@ -11,9 +17,21 @@ use super::step::Step;
 use super::view;
 
 impl Planner<'_> {
-    /// Plans the accounts that the planned certificates need, whatever is selected: they cannot be issued without.
+    /// Plans the accounts that the planned certificates need, whatever is selected: they cannot be issued without. Then
+    /// what the configuration changed about accounts that are in use.
     pub(super) fn accounts(&mut self) {
-        for issuer in std::mem::take(&mut self.accounts) {
+        let needed = std::mem::take(&mut self.accounts);
+        self.create_accounts(&needed);
+        for issuer in self.desired.issuers.keys() {
+            let selected = self.selects(&Address::Account(issuer.clone()), &BTreeMap::new());
+            if selected && !needed.contains(issuer) {
+                self.update_account(issuer);
+            }
+        }
+    }
+
+    fn create_accounts(&mut self, issuers: &BTreeSet<&Name>) {
+        for &issuer in issuers {
             let Some(wanted) = self.desired.issuers.get(issuer).map(|issuer| issuer.acme()) else { continue };
             let prior = self.input.prior.accounts.get(issuer);
             let same = prior.filter(|account| account.record.directory == wanted.directory.as_str());
@@ -31,11 +49,50 @@ impl Planner<'_> {
             self.changes.push(Change {
                 action: Action::Create,
                 details,
-                after: view::account(wanted.directory.as_str(), wanted),
+                after: view::account(wanted.directory.as_str(), &wanted.contact),
                 steps: vec![Step::CreateAccount { issuer: issuer.clone() }],
                 ..Change::new(Address::Account(issuer.clone()), Cause::Config, reason, revision)
             });
         }
+    }
+
+    /// Plans what the configuration says otherwise of an account than state remembers. An account whose creation was
+    /// interrupted is left to what needs it.
+    fn update_account(&mut self, issuer: &Name) {
+        let Some(wanted) = self.desired.issuers.get(issuer).map(|issuer| issuer.acme()) else { return };
+        let Some(prior) = self.input.prior.accounts.get(issuer) else { return };
+        let record = &prior.record;
+        let in_use = record.directory == wanted.directory.as_str()
+            && record.url.is_some()
+            && record.operation.is_none();
+        let (other_key, other_contact) = (wanted.names_other_key(record), wanted.has_other_contact(record));
+        if !in_use || !(other_key || other_contact) || !self.takes(Cause::Config, false) {
+            return;
+        }
+        let mut details = Details::default();
+        let mut reasons = Vec::new();
+        if other_key {
+            reasons.push(Reason::ImportBecauseAccountKeyChanged);
+            let source = |key: Option<&SecretRef>| key.map(ToString::to_string);
+            let (before, after) = (source(record.key_source.as_ref()), source(wanted.account_key.as_ref()));
+            details.changed.insert("account_key".to_owned(), Changed { before, after });
+        }
+        if other_contact {
+            reasons.push(Reason::UpdateBecauseContactChanged);
+            let list = |contact: &[String]| (!contact.is_empty()).then(|| contact.join(", "));
+            let (before, after) = (list(&record.contact), list(&wanted.contact));
+            details.changed.insert("contact".to_owned(), Changed { before, after });
+        }
+        let reason = reasons.remove(0);
+        self.changes.push(Change {
+            action: if other_key { Action::Import } else { Action::Update },
+            also: reasons,
+            details,
+            before: view::account(&record.directory, &record.contact),
+            after: view::account(wanted.directory.as_str(), &wanted.contact),
+            steps: vec![Step::UpdateAccount { issuer: issuer.clone() }],
+            ..Change::new(Address::Account(issuer.clone()), Cause::Config, reason, prior.revision)
+        });
     }
 
     /// One error or warning for what many certificates have in common.

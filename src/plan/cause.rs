@@ -121,6 +121,8 @@ macro_rules! reasons {
 reasons! {
     /// It is in the configuration and not yet in state.
     CreateBecauseNew => "create_because_new",
+    /// `account_key` names another account of the CA than the one in use.
+    ImportBecauseAccountKeyChanged => "import_because_account_key_changed",
     /// The entry is gone, and said `on_remove: keep`.
     ForgetBecauseKept => "forget_because_kept",
     /// The certificate is gone from the configuration and was never issued.
@@ -171,6 +173,8 @@ reasons! {
     RenewBecauseWindow => "renew_because_window",
     /// An earlier run was interrupted.
     ResumeInterruptedOperation => "resume_interrupted_operation",
+    /// The account has other contacts than the configuration.
+    UpdateBecauseContactChanged => "update_because_contact_changed",
 }
 
 impl fmt::Display for Reason {

@@ -76,7 +76,8 @@ pub struct Details {
     #[serde(default, skip_serializing_if = "NameSet::is_empty")]
     #[schemars(with = "BTreeSet<String>")]
     pub removed_names: NameSet,
-    /// What else changed: `issuer`, `profile`, `key_type`, `preferred_chain`, `location`.
+    /// What else changed: `issuer`, `profile`, `key_type`, `preferred_chain`, `location`; of an account
+    /// `account_key` (where it is) and `contact`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub changed: BTreeMap<String, Changed>,
     /// The time that the plan was made for.

@@ -206,17 +206,13 @@ impl Plan {
         }
     }
 
-    /// Keeps the changes of the addresses that `keep` takes, for an apply that does a part. Accounts are kept as long as a
-    /// change needs them.
+    /// Keeps the changes of the addresses that `keep` takes, for an apply that does a part. Accounts are created as long as
+    /// a change needs them.
     pub fn retain(&mut self, mut keep: impl FnMut(&Address) -> bool) {
-        let is_account = |address: &Address| matches!(address, Address::Account(_));
-        self.changes.retain(|change| is_account(&change.address) || keep(&change.address));
+        self.changes.retain(|change| change.created_account().is_some() || keep(&change.address));
         let needed: BTreeSet<Name> =
             self.changes.iter().filter_map(|change| change.issuer().cloned()).collect();
-        self.changes.retain(|change| match &change.address {
-            Address::Account(issuer) => needed.contains(issuer),
-            Address::Certificate(_) | Address::Deployment(..) => true,
-        });
+        self.changes.retain(|change| change.created_account().is_none_or(|issuer| needed.contains(issuer)));
     }
 }
 
@@ -226,6 +222,14 @@ impl Change {
         self.steps.iter().find_map(|step| match step {
             Step::Issue(issue) => Some(&issue.issuer),
             Step::Resume(resume) => resume.issuer.as_ref(),
+            _ => None,
+        })
+    }
+
+    /// The issuer whose account is created.
+    fn created_account(&self) -> Option<&Name> {
+        self.steps.iter().find_map(|step| match step {
+            Step::CreateAccount { issuer } => Some(issuer),
             _ => None,
         })
     }

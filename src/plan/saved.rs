@@ -141,13 +141,13 @@ impl SavedPlan {
     ///
     /// A certificate with one stale address is left out as a whole: its steps belong together.
     pub fn restrict(&self, fresh: &mut Plan) {
-        let stale: BTreeSet<Name> = verify(self, fresh)
-            .into_iter()
-            .filter_map(|stale| stale.address.certificate().cloned())
-            .collect();
+        let stale: BTreeSet<Address> = verify(self, fresh).into_iter().map(|stale| stale.address).collect();
+        let stale_certificates: BTreeSet<&Name> = stale.iter().filter_map(Address::certificate).collect();
         let reviewed: BTreeSet<Address> = self.reviewed().into_keys().cloned().collect();
         fresh.retain(|address| {
-            reviewed.contains(address) && !address.certificate().is_some_and(|name| stale.contains(name))
+            reviewed.contains(address)
+                && !stale.contains(address)
+                && !address.certificate().is_some_and(|name| stale_certificates.contains(name))
         });
     }
 }
@@ -255,9 +255,9 @@ impl std::fmt::Display for StalenessCause {
 
 /// Compares what was reviewed with what would be done now.
 ///
-/// Accounts are not compared: they follow the certificates that need them, and one that was created meanwhile changes
-/// nothing. What is new and belongs to no reviewed certificate is not stale, only not reviewed: [`SavedPlan::restrict`] leaves it
-/// out.
+/// Accounts that are created are not compared: they follow the certificates that need them, and one that was created
+/// meanwhile changes nothing. What is new and belongs to no reviewed certificate is not stale, only not reviewed:
+/// [`SavedPlan::restrict`] leaves it out.
 pub fn verify(saved: &SavedPlan, fresh: &Plan) -> Vec<Staleness> {
     let now: BTreeMap<&Address, &Change> =
         fresh.changes.iter().map(|change| (&change.address, change)).collect();
@@ -265,7 +265,7 @@ pub fn verify(saved: &SavedPlan, fresh: &Plan) -> Vec<Staleness> {
     let same_state = same_project && saved.plan.lineage == fresh.lineage;
     let mut stale = Vec::new();
     for reviewed in &saved.plan.resource_changes {
-        if reviewed.address.certificate().is_none() {
+        if reviewed.address.certificate().is_none() && reviewed.change.before.is_null() {
             continue;
         }
         let cause = match now.get(&reviewed.address) {

@@ -39,6 +39,11 @@ pub enum Step {
     },
     /// Go on with, or clean up after, an interrupted operation.
     Resume(ResumeStep),
+    /// Bring an account that is in use to what the configuration says of its key and contacts.
+    UpdateAccount {
+        /// The issuer.
+        issuer: Name,
+    },
 }
 
 /// What to order.

@@ -4,7 +4,6 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::model::AcmeIssuer;
 use crate::model::DesiredCertificate;
 use crate::model::Fingerprint;
 use crate::model::Issued;
@@ -106,9 +105,9 @@ pub(super) fn deployment(
     value(&DeploymentView { target, kind, location, fingerprint })
 }
 
-/// An account that is to be made.
-pub(super) fn account(directory: &str, issuer: &AcmeIssuer) -> Value {
-    value(&AccountView { directory, contact: &issuer.contact })
+/// An account.
+pub(super) fn account(directory: &str, contact: &[String]) -> Value {
+    value(&AccountView { directory, contact })
 }
 
 fn value(view: &impl Serialize) -> Value {

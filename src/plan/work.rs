@@ -1,7 +1,6 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
-use crate::model::Address;
 use crate::model::Name;
 
 use super::Change;
@@ -104,13 +103,20 @@ impl Plan {
 
     /// The issuers whose accounts are to be created, or whose creation is to be finished.
     pub fn accounts(&self) -> BTreeSet<Name> {
-        self.changes
-            .iter()
-            .filter_map(|change| match &change.address {
-                Address::Account(issuer) => Some(issuer.clone()),
-                Address::Certificate(_) | Address::Deployment(..) => None,
-            })
-            .collect()
+        let created = self.steps().filter_map(|(_, step)| match step {
+            Step::CreateAccount { issuer } => Some(issuer.clone()),
+            _ => None,
+        });
+        created.collect()
+    }
+
+    /// The issuers whose accounts are in use and to be changed.
+    pub fn updated_accounts(&self) -> BTreeSet<Name> {
+        let updated = self.steps().filter_map(|(_, step)| match step {
+            Step::UpdateAccount { issuer } => Some(issuer.clone()),
+            _ => None,
+        });
+        updated.collect()
     }
 }
 
@@ -118,7 +124,7 @@ impl CertificateWork {
     fn take(&mut self, step: &Step) {
         match step {
             Step::Archive => self.archive = true,
-            Step::CreateAccount { .. } => {}
+            Step::CreateAccount { .. } | Step::UpdateAccount { .. } => {}
             Step::Deploy(deploy) => self.deploy.push(deploy.clone()),
             Step::ForgetDeployment { target } => self.forget.push(target.clone()),
             Step::Issue(issue) => self.issue = Some(issue.clone()),

@@ -6,10 +6,15 @@ use certplan::acme::AccountKey;
 use certplan::acme::AcmeClient;
 use certplan::acme::AcmeError;
 use certplan::acme::CertificateKey;
+use certplan::acme::ChainError;
 use certplan::acme::OrderStatus;
 use certplan::model::KeyType;
+use rcgen::CertificateParams;
+use rcgen::DnType;
+use rcgen::KeyPair;
 use serde_json::json;
 
+use crate::fake::Call;
 use crate::fake::Fake;
 use crate::fake::Reply;
 use crate::fake::order;
@@ -452,10 +457,66 @@ async fn alternates_that_cannot_be_had_leave_the_default_chain() {
     let key = CertificateKey::generate(KeyType::EcdsaP256).await.unwrap();
     let order = session.order(&format!("{}/order/1", fake.base)).await.unwrap();
     let order = session.finalize(&order, &key.csr(&order.names).unwrap()).await.unwrap();
-    let chain = session.chains(&order, Some("Preferred Root")).await.unwrap();
+    let chain = session.chains(&order, Some("Preferred Root"), |_| Ok(())).await.unwrap();
     assert_eq!(chain.pem, "pem");
     assert_eq!(chain.warnings.len(), 3, "{:?}", chain.warnings);
     assert_eq!(fake.calls("/gone").len(), 1);
+}
+
+#[tokio::test]
+async fn contacts_are_told_as_urls_in_place_of_those_before() {
+    let fake = Fake::start(on!("/acct/1", |_, _| Some(Reply::json(200, json!({ "status": "valid" }))))).await;
+    let session = fake.session();
+    session.update_contact(&["a@example.org".to_owned(), "mailto:b@example.org".to_owned()]).await.unwrap();
+    session.update_contact(&[]).await.unwrap();
+    let payloads: Vec<_> = fake.calls("/acct/1").into_iter().map(|call| call.payload).collect();
+    let expected =
+        [json!({ "contact": ["mailto:a@example.org", "mailto:b@example.org"] }), json!({ "contact": [] })];
+    assert_eq!(payloads, expected);
+}
+
+#[tokio::test]
+async fn a_preferred_chain_that_cannot_be_used_leaves_one_that_can() {
+    let pem = |root: &str| {
+        let mut parameters = CertificateParams::new(Vec::new()).unwrap();
+        parameters.distinguished_name.push(DnType::CommonName, root);
+        parameters.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
+    };
+    let (own, preferred) = (pem("Own Root"), pem("Preferred Root"));
+    let documents = [own.clone(), preferred.clone()];
+    let fake = Fake::start(move |call: &Call, base: &str| {
+        let (document, links) = match call.path.as_str() {
+            "/cert/1" => (&documents[0], format!("<{base}/cert/2>;rel=alternate")),
+            "/cert/2" => (&documents[1], String::new()),
+            _ => return None,
+        };
+        Some(Reply::text(200, "application/pem-certificate-chain", document).with("link", links))
+    })
+    .await;
+    let session = fake.session();
+    let key = CertificateKey::generate(KeyType::EcdsaP256).await.unwrap();
+    let order = session.order(&format!("{}/order/1", fake.base)).await.unwrap();
+    let order = session.finalize(&order, &key.csr(&order.names).unwrap()).await.unwrap();
+    let chains = async |wanted, bad: &[&String]| {
+        let check = |pem: &str| match bad.iter().any(|bad| *bad == pem) {
+            true => Err(ChainError::Pem),
+            false => Ok(()),
+        };
+        session.chains(&order, wanted, check).await.unwrap()
+    };
+    let wanted = Some("Preferred Root");
+    let chain = chains(wanted, &[]).await;
+    assert_eq!((chain.pem, chain.warnings), (preferred.clone(), Vec::new()));
+    let chain = chains(wanted, &[&preferred]).await;
+    assert_eq!(chain.pem, own);
+    assert!(chain.warnings[0].contains("the chain with `Preferred Root` so that"), "{:?}", chain.warnings);
+    // Nothing is preferred, and the CA's own chain is the one that is broken.
+    let chain = chains(None, &[&own]).await;
+    assert_eq!(chain.pem, preferred);
+    assert!(chain.warnings[0].contains("its own chain so that"), "{:?}", chain.warnings);
+    // None is any good: its own, which the caller refuses.
+    let chain = chains(wanted, &[&own, &preferred]).await;
+    assert_eq!(chain.pem, own);
 }
 
 #[tokio::test]

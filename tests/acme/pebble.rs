@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -77,26 +78,28 @@ async fn a_third_of_the_nonces_may_be_refused() {
 
 #[tokio::test]
 async fn a_hundred_certificates_at_once_share_one_client() {
-    let Some(pebble) = start(PebbleVersion::V2_10_1) else { return };
-    let session = session(&pebble).await;
-    let started = Instant::now();
-    let tasks: Vec<_> = (0..100)
-        .map(|number| {
-            let session = session.clone();
-            let key = CertificateKey::generate(KeyType::EcdsaP256);
-            async move { (number, session, key.await.unwrap()) }
-        })
-        .collect();
-    let issued = futures::future::join_all(tasks.into_iter().map(async |task| {
-        let (number, session, key) = task.await;
-        let order = session.new_order(&names(&[&format!("m{number}.example")]), None, None).await.unwrap();
-        complete(&session, order, pebble.challenges(), &key).await.unwrap()
-    }))
-    .await;
-    println!("100 certificates: {:?}", started.elapsed());
-    let serials: std::collections::BTreeSet<_> =
-        issued.iter().map(|issued| issued.checked.facts.serial.clone()).collect();
-    assert_eq!(serials.len(), 100);
+    // Under many orders at once Pebble locks itself up now and then, and answers nothing any more.
+    for _ in 0..5 {
+        let Some(pebble) = start(PebbleVersion::V2_10_1) else { return };
+        let session = session(&pebble).await;
+        let started = Instant::now();
+        let issued = futures::future::try_join_all((0..100).map(async |number| {
+            let key = CertificateKey::generate(KeyType::EcdsaP256).await?;
+            let order = session.new_order(&names(&[&format!("m{number}.example")]), None, None).await?;
+            complete(&session, order, pebble.challenges(), &key).await
+        }));
+        match tokio::time::timeout(Duration::from_secs(25), issued).await {
+            Ok(issued) => {
+                println!("100 certificates: {:?}", started.elapsed());
+                let serials: BTreeSet<_> =
+                    issued.unwrap().into_iter().map(|issued| issued.checked.facts.serial).collect();
+                assert_eq!(serials.len(), 100);
+                return;
+            }
+            Err(_) => println!("Pebble hangs; another is started"),
+        }
+    }
+    panic!("no Pebble issued 100 certificates");
 }
 
 #[tokio::test]
@@ -147,7 +150,7 @@ async fn an_order_goes_on_in_another_process_at_every_stage() {
         // Finalized twice: the order says that it is finalized already.
         anew().finalize(&order, &csr).await.unwrap();
         let order = anew().wait_until_issued(&url, PATIENCE).await.unwrap();
-        let chain = anew().chains(&order, None).await.unwrap();
+        let chain = anew().chains(&order, None, |_| Ok(())).await.unwrap();
         check_chain(&chain.pem, key.spki(), &order.names, Timestamp::now()).unwrap();
     }
 }
@@ -314,7 +317,7 @@ async fn the_preferred_chain_is_found_among_the_alternates() {
                 .as_str()
                 .unwrap()
                 .to_owned();
-            let chain = session.chains(&issued.order, Some(&root)).await.unwrap();
+            let chain = session.chains(&issued.order, Some(&root), |_| Ok(())).await.unwrap();
             assert_eq!(chain.warnings, Vec::<String>::new());
             check_chain(&chain.pem, key.spki(), &wanted, Timestamp::now()).unwrap();
             chains.push(chain.pem);
@@ -322,7 +325,7 @@ async fn the_preferred_chain_is_found_among_the_alternates() {
         chains.sort();
         chains.dedup();
         assert_eq!(chains.len(), 3, "three different chains");
-        let default = session.chains(&issued.order, Some("No Such Root")).await.unwrap();
+        let default = session.chains(&issued.order, Some("No Such Root"), |_| Ok(())).await.unwrap();
         assert_eq!(default.pem, issued.chain.pem);
         assert!(default.warnings[0].contains("No Such Root"), "{:?}", default.warnings);
     }

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use certplan::acme::AccountKey;
 use certplan::acme::AcmeClient;
 use certplan::acme::AcmeSettings;
@@ -159,19 +161,84 @@ fn issuer_of_last(chain: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_of_another_client_is_taken_over_with_its_key() {
     let Some(mut story) = Story::new() else { return };
-    let pem = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap().serialize_pem();
+    let client = client_of(&story);
+    let contact = ["ops@example.org".to_owned()];
+    for (number, pem) in [
+        KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap().serialize_pem(),
+        KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap().serialize_pem(),
+        rsa_pem(),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let key = AccountKey::from_text(&pem).unwrap();
+        let url = client.create_account(&key, &contact, None).await.unwrap();
+        let file = format!("account-{number}.pem");
+        story.project.write(&file, &pem);
+        story.issuer = format!("account_key: {{ file: {file} }}");
+        story.configure(SHOP);
+        let _ = std::fs::remove_dir_all(story.project.path().join(".certplan/state"));
+        story.apply();
+        assert_eq!(account(&story)["content"]["url"], url.as_str(), "the account is the one that was there");
+        assert_no_changes(&story.project);
+    }
+}
+
+fn client_of(story: &Story) -> Arc<AcmeClient> {
     let mut settings = AcmeSettings::new(story.pebble.directory_url());
     settings.ca_bundle = Some(story.pebble.ca_bundle().as_bytes().to_vec());
-    let client = AcmeClient::new(settings).unwrap();
-    let contact = ["ops@example.org".to_owned()];
-    let url = client.create_account(&AccountKey::from_pem(&pem).unwrap(), &contact, None).await.unwrap();
-    story.project.write("account.pem", &pem);
-    story.issuer = "account_key: { file: account.pem }".to_owned();
-    story.configure(SHOP);
-    story.apply();
-    let account: serde_json::Value =
-        serde_json::from_str(&story.project.read(".certplan/state/accounts/ca.json")).unwrap();
-    assert_eq!(account["content"]["url"], url.as_str(), "the account is the one that was there");
+    AcmeClient::new(settings).unwrap()
+}
+
+fn account(story: &Story) -> serde_json::Value {
+    serde_json::from_str(&story.project.read(".certplan/state/accounts/ca.json")).unwrap()
+}
+
+fn rsa_pem() -> String {
+    KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap().serialize_pem()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_configuration_changes_about_an_account_is_planned_and_applied() {
+    for version in PebbleVersion::ALL {
+        let options = PebbleOptions { version, ..PebbleOptions::default() };
+        let Some(mut story) = Story::with(DnsKind::Bind, options) else { return };
+        let client = client_of(&story);
+        story.issuer = "contact: [ops@example.org]".to_owned();
+        story.configure(SHOP);
+        story.apply();
+        let first = account(&story)["content"]["url"].clone();
+
+        story.issuer = "contact: [dev@example.org, ops@example.org]".to_owned();
+        story.configure(SHOP);
+        let plan = plan_json(&story.project, &[]);
+        assert_eq!(change(&plan, "account/ca")["action_reason"], "update_because_contact_changed");
+        let applied = story.project.certplan(&["apply", "--auto-approve"]).expect(0);
+        assert!(applied.stderr.contains("1 account was changed"), "{applied}");
+        assert_no_changes(&story.project);
+
+        // An RSA key, as certbot and cert-manager make them, of an account without contacts.
+        let pem = rsa_pem();
+        story.project.write("account.pem", &pem);
+        story.issuer = "contact: [dev@example.org], account_key: { file: account.pem }".to_owned();
+        story.configure(SHOP);
+        let refused = story.project.certplan(&["apply", "--auto-approve"]).expect(3);
+        assert!(refused.stderr.contains("the CA has no account of the key"), "{refused}");
+        assert_eq!(account(&story)["content"]["url"], first, "the account in use stays");
+        let url = client.create_account(&AccountKey::from_text(&pem).unwrap(), &[], None).await.unwrap();
+        let plan = plan_json(&story.project, &[]);
+        assert_eq!(change(&plan, "account/ca")["action_reason"], "import_because_account_key_changed");
+        story.project.certplan(&["apply", "--auto-approve"]).expect(0);
+        let taken = account(&story);
+        assert_eq!(taken["content"]["url"], url.as_str());
+        assert_eq!(taken["content"]["retired"][0]["url"], first);
+        assert_eq!(taken["content"]["contact"], serde_json::json!(["dev@example.org"]));
+        assert_no_changes(&story.project);
+        // Orders are made with it, and without the file.
+        std::fs::remove_file(story.project.path().join("account.pem")).unwrap();
+        story.project.certplan(&["renew", "certificate/shop", "--auto-approve"]).expect(0);
+        assert_no_changes(&story.project);
+    }
 }
 
 #[test]

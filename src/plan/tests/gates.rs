@@ -110,29 +110,6 @@ fn terms_of_service_have_to_be_agreed_to() {
 }
 
 #[test]
-fn an_account_is_created_before_the_first_certificate_and_only_then() {
-    let mut world = World::shop();
-    world.prior.accounts.clear();
-    assert_eq!(world.lines(), [""; 0], "nothing is to be issued");
-    world.want("blog", &["blog.example.com"]);
-    assert_eq!(world.lines()[0], "+ account/le config create_because_new");
-    // Also when the selection names only the certificate.
-    world.options.selection.addresses = vec!["certificate/blog".to_owned()];
-    assert_eq!(world.lines()[0], "+ account/le config create_because_new");
-}
-
-#[test]
-fn an_account_whose_creation_was_interrupted_is_resumed() {
-    let mut world = World::new_shop();
-    let operation = json!({ "id": "aa", "started": ISSUED, "sent": true });
-    let account = world.prior.accounts.get_mut(&name("le")).unwrap();
-    account.record.url = None;
-    account.record.operation = Some(serde_json::from_value(operation).unwrap());
-    assert_eq!(world.lines()[0], "+ account/le config resume_interrupted_operation");
-    assert_eq!(world.plan().work()[&name("shop")].account, Some(name("le")));
-}
-
-#[test]
 fn a_challenge_that_has_nowhere_to_go_is_an_error_of_its_certificate() {
     for (fact, part) in [
         (

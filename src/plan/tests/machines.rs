@@ -70,7 +70,7 @@ fn the_json_has_terraforms_names_and_survives_a_round_trip() {
 
 #[test]
 fn every_reason_has_a_name_of_its_own() {
-    let names: std::collections::BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+    let names: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
     assert_eq!(names.len(), Reason::ALL.len());
     for reason in Reason::ALL {
         assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());

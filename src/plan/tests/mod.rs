@@ -1,5 +1,6 @@
 //! A small world to plan in, and what is expected of plans in it.
 
+mod accounts;
 mod certificates;
 mod deployments;
 mod gates;
@@ -12,6 +13,7 @@ mod saved;
 mod selection;
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -420,6 +422,7 @@ pub(crate) fn account(directory: &str) -> PriorAccount {
     let record = serde_json::from_value(json!({
         "directory": directory,
         "url": "https://ca.example/acct/1",
+        "contact": ["ops@example.com"],
         "key": { "key_type": "ecdsa-p256", "spki": fingerprint("account"), "recipients": [], "armored": "" }
     }))
     .unwrap();

@@ -134,8 +134,7 @@ fn the_moment_in_a_window_is_the_same_in_every_run_and_differs_over_a_fleet() {
         at
     };
     assert_eq!(moment("01", Some("a")), moment("01", Some("a")));
-    let moments: std::collections::BTreeSet<_> =
-        (0..100).map(|serial| moment(&serial.to_string(), Some("a"))).collect();
+    let moments: BTreeSet<_> = (0..100).map(|serial| moment(&serial.to_string(), Some("a"))).collect();
     assert!(moments.len() > 90, "{}", moments.len());
     assert_ne!(moment("01", Some("a")), moment("01", Some("b")));
 }

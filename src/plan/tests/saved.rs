@@ -144,6 +144,28 @@ fn an_account_that_was_created_meanwhile_makes_nothing_stale() {
 }
 
 #[test]
+fn a_change_of_an_account_is_applied_as_it_was_reviewed_or_not_at_all() {
+    let mut world = World::shop();
+    world.issuer().contact.clear();
+    let saved = save(&world);
+    let mut fresh = world.plan();
+    saved.restrict(&mut fresh);
+    assert_eq!(lines(&fresh), ["~ account/le config update_because_contact_changed"]);
+    world.issuer().contact = vec!["dev@example.com".to_owned()];
+    assert_eq!(stale(&saved, &world).len(), 1);
+    let mut fresh = world.plan();
+    saved.restrict(&mut fresh);
+    assert!(fresh.is_empty());
+    // One that nobody reviewed is left out as well.
+    world.issuer().contact = vec!["ops@example.com".to_owned()];
+    let saved = save(&world);
+    world.issuer().contact.clear();
+    let mut fresh = world.plan();
+    saved.restrict(&mut fresh);
+    assert!(fresh.is_empty());
+}
+
+#[test]
 fn a_plan_is_made_again_with_the_same_options_but_those_that_only_the_command_gives() {
     let mut world = World::shop();
     world.options.only = Some(Only::Config);

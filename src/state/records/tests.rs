@@ -414,6 +414,7 @@ async fn accounts_and_provider_memory_come_back_as_they_were() {
         url: Some("https://ca.example/acct/1".to_owned()),
         key,
         contact: vec!["ops@example.com".to_owned()],
+        key_source: None,
         operation: None,
         retired: Vec::new(),
     };

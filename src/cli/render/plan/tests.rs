@@ -5,6 +5,7 @@ use crate::model::Fact;
 use crate::model::Failures;
 use crate::model::KeyType;
 use crate::model::Moved;
+use crate::model::SecretRef;
 use crate::model::Slot;
 use crate::plan::Only;
 use crate::plan::Plan;
@@ -43,6 +44,11 @@ snapshots! {
     no_changes: World::shop(), |_| {};
     no_changes_and_nothing_configured: World::empty(), |_| {};
     a_new_certificate_and_its_account: World::new_shop(), |world| world.prior.accounts.clear();
+    an_account_taken_over_with_other_contacts: World::shop(), |world| {
+        world.issuer().contact = vec!["dev@example.com".to_owned()];
+        world.issuer().account_key = Some(SecretRef::Env("ACCOUNT_KEY".to_owned()));
+    };
+    contacts_changed: World::shop(), |world| world.issuer().contact.clear();
     renewed_because_time_passed: World::shop(), |world| world.now = time("2026-11-01T00:00:00Z");
     renewed_because_of_the_window: World::shop(), |world| {
         world.now = time("2026-11-01T00:00:00Z");

@@ -15,6 +15,8 @@ use crate::plan::text::moment;
 use crate::plan::text::relative;
 use crate::plan::text::span;
 
+const CONTACT_CHANGED: &str = "its contacts changed in the configuration";
+
 /// What becomes of an address: `will be renewed`.
 pub(super) fn will_be(change: &ResourceChange) -> &'static str {
     let actions: Vec<&str> = change.change.actions.iter().map(String::as_str).collect();
@@ -33,6 +35,7 @@ pub(super) fn will_be(change: &ResourceChange) -> &'static str {
             "will be deployed anew before the old one is removed"
         }
         (Address::Deployment(..), _) => "will be deployed again",
+        (Address::Account(_), _) if reason.starts_with("import") => "will be replaced by another account",
         _ if reason.starts_with("renew") => "will be renewed",
         _ if reason.starts_with("reissue") => "will be reissued",
         _ if reason.starts_with("move") => "keeps its certificate under the new name",
@@ -60,6 +63,7 @@ pub(super) fn why(change: &ResourceChange, now: Timestamp) -> String {
         "forget_because_never_issued" => {
             "it is no longer in the configuration, and was never issued".to_owned()
         }
+        "import_because_account_key_changed" => "`account_key` names the key of another account".to_owned(),
         "move_because_renamed" => "`moved:` says so".to_owned(),
         "renew_because_ari" => {
             let opened = match (details.window_start, details.window_end) {
@@ -106,6 +110,7 @@ pub(super) fn why(change: &ResourceChange, now: Timestamp) -> String {
             };
             format!("an operation{started} was interrupted{stage}{end}")
         }
+        "update_because_contact_changed" => CONTACT_CHANGED.to_owned(),
         "reissue_because_order_lost" => {
             "the CA no longer knows the order of an interrupted operation".to_owned()
         }
@@ -164,6 +169,7 @@ pub(super) fn also(change: &ResourceChange) -> Vec<&'static str> {
                 "renew_because_expired" => "it has expired",
                 "renew_because_window" => "it is due for renewal",
                 "resume_interrupted_operation" => "what an interrupted operation left is cleaned up first",
+                "update_because_contact_changed" => CONTACT_CHANGED,
                 _ => return None,
             })
         })
@@ -183,7 +189,7 @@ pub(super) fn attributes(change: &ResourceChange) -> Vec<(&'static str, String)>
                 }
             }
         }
-        Address::Account(_) => {
+        Address::Account(_) if is_new => {
             for field in ["directory", "contact"] {
                 if let Some(text) = after_text(change, field) {
                     lines.push(("+", format!("{field}: {text}")));
@@ -198,7 +204,7 @@ pub(super) fn attributes(change: &ResourceChange) -> Vec<(&'static str, String)>
                 }
             }
         }
-        Address::Certificate(_) => {}
+        Address::Account(_) | Address::Certificate(_) => {}
     }
     let names = |names: &NameSet| {
         let texts: Vec<String> = names.iter().map(|name| dns_name(&name.to_string())).collect();
