@@ -131,7 +131,7 @@ pub(crate) async fn plan(
     options: &PlanOptions,
     context: &Context,
 ) -> Result<Planned, CliError> {
-    let snapshot = project.state().snapshot().await?;
+    let snapshot = project.state().outline().await?;
     let prior = prior(snapshot, project.desired.encryption.as_ref());
     let mut observed = Observed::default();
     let refresh = Refresh {
@@ -186,17 +186,20 @@ fn selected(project: &Project, options: &PlanOptions, name: &Name) -> bool {
 
 /// What the plan knows of the past. It takes the records over: a large fleet's fill much memory.
 fn prior(snapshot: Snapshot, encryption: Option<&Encryption>) -> Prior {
-    let mut prior = Prior { lineage: snapshot.lineage, ..Prior::default() };
-    for (name, stored) in snapshot.certificates {
+    let certificates = snapshot.certificates.into_iter().map(|(name, stored)| {
         let revision = stored.revision();
-        prior.certificates.insert(name, PriorCertificate::new(stored.content, revision, encryption));
-    }
-    for (issuer, stored) in snapshot.accounts {
+        (name, PriorCertificate::new(stored.content, revision, encryption))
+    });
+    let accounts = snapshot.accounts.into_iter().map(|(issuer, stored)| {
         let revision = stored.revision();
-        prior.accounts.insert(issuer, PriorAccount { record: stored.content, revision });
+        (issuer, PriorAccount { record: stored.content, revision })
+    });
+    Prior {
+        lineage: snapshot.lineage,
+        certificates: certificates.collect(),
+        accounts: accounts.collect(),
+        foreign_issuances: snapshot.elsewhere.into_iter().flat_map(|usage| usage.issuances).collect(),
     }
-    prior.foreign_issuances = snapshot.elsewhere.into_iter().flat_map(|usage| usage.issuances).collect();
-    prior
 }
 
 fn to_issue(plan: &Plan, desired: &Desired) -> (BTreeSet<Name>, NameSet) {

@@ -54,6 +54,19 @@ pub struct CertificateRecord {
     pub archived: Option<Timestamp>,
 }
 
+impl CertificateRecord {
+    /// Leaves out the documents: chains and sealed keys, most of a record's octets, and what no plan looks at.
+    pub(crate) fn leave_out_documents(&mut self) {
+        for issued in self.current.iter_mut().chain(&mut self.previous) {
+            issued.chain_pem = String::new();
+            issued.key.armored = String::new();
+        }
+        if let Some(Operation { key: Some(OperationKey::Sealed(key)), .. }) = &mut self.operation {
+            key.armored = String::new();
+        }
+    }
+}
+
 /// A certificate that was issued.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Issued {

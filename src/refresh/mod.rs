@@ -83,18 +83,15 @@ impl Refresh<'_> {
 
     /// Where wanted deployments go, and what their targets can do. Asks nobody.
     fn places(&self) -> (BTreeMap<(Name, Name), Slot>, BTreeMap<Name, Capabilities>) {
-        let mut slots = BTreeMap::new();
-        for certificate in self.desired.certificates.values() {
-            for deployment in &certificate.deploy {
-                let slot = self
-                    .targets
-                    .get(&deployment.target)
-                    .and_then(|target| target.slot(certificate.name.as_str(), &deployment.parameters).ok());
-                if let Some(slot) = slot {
-                    slots.insert((certificate.name.clone(), deployment.target.clone()), slot);
-                }
-            }
-        }
+        let wanted = self.desired.certificates.values().flat_map(|certificate| {
+            certificate.deploy.iter().map(move |deployment| (&certificate.name, deployment))
+        });
+        let slots = wanted.filter_map(|(name, deployment)| {
+            let target = self.targets.get(&deployment.target)?;
+            let slot = target.slot(name.as_str(), &deployment.parameters).ok()?;
+            Some(((name.clone(), deployment.target.clone()), slot))
+        });
+        let slots = slots.collect();
         let capabilities =
             self.targets.iter().map(|(name, target)| (name.clone(), target.capabilities())).collect();
         (slots, capabilities)

@@ -31,7 +31,7 @@ const CHUNK: usize = 128;
 /// How many chunks are in the works: this bounds the octets that are held unparsed.
 const CHUNKS_AT_ONCE: usize = 8;
 
-/// Everything that a plan needs of the state, read at one time.
+/// The state, read at one time.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// The lineage; `None` when the state is new.
@@ -70,7 +70,7 @@ impl State {
         let Some(lineage) = self.lineage().await? else { return Ok(BTreeSet::new()) };
         let keys = self.store.list("projects/").await?;
         let mut open = BTreeSet::new();
-        for (_, parsed) in self.read_all::<CertificateRecord>(&keys, &lineage.into()).await? {
+        for (_, parsed) in self.read_all::<CertificateRecord>(&keys, &lineage.into(), |_| {}).await? {
             if let Ok(stored) = parsed? {
                 open.extend(stored.content.operation.map(|operation| operation.id));
             }
@@ -78,18 +78,31 @@ impl State {
         Ok(open)
     }
 
-    /// Reads everything that a plan needs, many objects at a time.
+    /// Reads everything, many objects at a time.
     ///
     /// # Errors
     /// When any object of this project or any account cannot be used, with all of them named
     /// ([`StateError::Several`]): a plan that left one out would take it for new.
     pub async fn snapshot(&self) -> Result<Snapshot, StateError> {
+        self.read(|_| {}).await
+    }
+
+    /// Reads everything that a plan needs: the certificates without their chains and sealed keys, which are not to be
+    /// saved like that.
+    ///
+    /// # Errors
+    /// As [`snapshot`](Self::snapshot).
+    pub async fn outline(&self) -> Result<Snapshot, StateError> {
+        self.read(CertificateRecord::leave_out_documents).await
+    }
+
+    async fn read(&self, trim: fn(&mut CertificateRecord)) -> Result<Snapshot, StateError> {
         let Some(lineage) = self.lineage().await? else { return Ok(Snapshot::default()) };
         let certificates = self.store.list("projects/").await?;
         let accounts = self.store.list("accounts/").await?;
         let lineage: Arc<str> = lineage.into();
-        let certificates = self.read_all::<CertificateRecord>(&certificates, &lineage).await?;
-        let accounts = self.read_all::<AccountRecord>(&accounts, &lineage).await?;
+        let certificates = self.read_all::<CertificateRecord>(&certificates, &lineage, trim).await?;
+        let accounts = self.read_all::<AccountRecord>(&accounts, &lineage, |_| {}).await?;
 
         let mut snapshot = Snapshot { lineage: Some(lineage.to_string()), ..Snapshot::default() };
         let mut errors = Vec::new();
@@ -102,13 +115,12 @@ impl State {
                 (_, Ok(_)) => {}
             }
         }
+        let mut ours = Vec::with_capacity(certificates.len());
         for (key, parsed) in certificates {
             // A file that is not a certificate's is none of ours, whatever it holds.
             let Some((project, name)) = key.as_certificate() else { continue };
             match parsed {
-                Ok(Ok(stored)) if project == self.project => {
-                    snapshot.certificates.insert(name, stored);
-                }
+                Ok(Ok(stored)) if project == self.project => ours.push((name, stored)),
                 Ok(Ok(Stored { content, .. })) => {
                     snapshot.count(project, name, content.issuances, content.failures);
                 }
@@ -119,6 +131,8 @@ impl State {
                 Err(error) => snapshot.unreadable.push(error),
             }
         }
+        // From a list that is in order already a map is built at once.
+        snapshot.certificates = ours.into_iter().collect();
         snapshot.leave_out_renamed();
         match errors.len() {
             0 => Ok(snapshot),
@@ -131,12 +145,13 @@ impl State {
         &self,
         keys: &[ObjectKey],
         lineage: &Arc<str>,
+        trim: fn(&mut T),
     ) -> Result<Vec<Parsed<T>>, StateError> {
         let chunks: Vec<Vec<ObjectKey>> = keys.chunks(CHUNK).map(<[ObjectKey]>::to_vec).collect();
         let mut reads = stream::iter(chunks)
             .map(|keys| {
                 let (store, lineage) = (Arc::clone(&self.store), Arc::clone(lineage));
-                tokio::spawn(async move { read_chunk::<T>(store, keys, lineage).await })
+                tokio::spawn(async move { read_chunk::<T>(store, keys, lineage, trim).await })
             })
             .buffered(CHUNKS_AT_ONCE);
         let mut parsed = Vec::with_capacity(keys.len());
@@ -183,6 +198,7 @@ async fn read_chunk<T: Content>(
     store: Arc<dyn Store>,
     keys: Vec<ObjectKey>,
     lineage: Arc<str>,
+    trim: fn(&mut T),
 ) -> Result<Vec<Parsed<T>>, StateError> {
     let mut read = Vec::with_capacity(keys.len());
     match store.get_many(&keys).await {
@@ -197,7 +213,11 @@ async fn read_chunk<T: Content>(
     }
     let parse = move || {
         let decode = |key: &ObjectKey, bytes: &[u8], version: Version| {
-            let object = Envelope::<T>::decode(bytes, key, &store.locate(key), Some(&lineage))?;
+            let mut object = Envelope::<T>::decode(bytes, key, &store.locate(key), Some(&lineage))?;
+            // At once, so that the next object takes the room.
+            if let Some(content) = &mut object.content {
+                trim(content);
+            }
             Ok(object.into_stored(version))
         };
         read.into_iter()

@@ -19,7 +19,8 @@ use rustix::fs::fstat;
 use rustix::fs::openat;
 use rustix::fs::statat;
 use rustix::io::Errno;
-use x509_parser::pem::Pem;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use x509_parser::prelude::FromDer;
 use x509_parser::prelude::X509Certificate;
 use zeroize::Zeroizing;
@@ -112,7 +113,7 @@ impl Seen {
         let read = openat(directory, path, READ - OFlags::NOFOLLOW, Mode::empty())
             .ok()
             .and_then(|file| read(file).ok());
-        Self { leaf: read.and_then(|octets| first_certificate(&octets)), deviations: Vec::new() }
+        Self { leaf: read.and_then(|(octets, _)| first_certificate(&octets)), deviations: Vec::new() }
     }
 
     /// Looks at a version of ours.
@@ -130,8 +131,7 @@ impl Seen {
         }
         let chain = match open(folder, PemFile::Fullchain) {
             Ok(file) => {
-                let metadata = fstat(&file).map_err(|error| failed("look at", &home, error))?;
-                let octets =
+                let (octets, metadata) =
                     read(file).map_err(|error| failed("read", &home.join("fullchain.pem"), error))?;
                 Some(Fullchain { cut: first_end(&octets), octets, metadata })
             }
@@ -216,10 +216,10 @@ fn compare_contents(
     let Fullchain { octets: chain, metadata: written, cut } = chain;
     let same = match file {
         PemFile::Fullchain => true,
-        PemFile::Cert => open(folder, file).and_then(read).is_ok_and(|octets| *octets == chain[..*cut]),
+        PemFile::Cert => open(folder, file).and_then(read).is_ok_and(|(octets, _)| *octets == chain[..*cut]),
         PemFile::Chain => open(folder, file)
             .and_then(read)
-            .is_ok_and(|octets| octets.trim_ascii_start() == chain[*cut..].trim_ascii_start()),
+            .is_ok_and(|(octets, _)| octets.trim_ascii_start() == chain[*cut..].trim_ascii_start()),
         // Exactly as much as is public; without the right to read it, only its date speaks.
         PemFile::Combined => match open(folder, file) {
             Ok(opened) => {
@@ -242,30 +242,31 @@ fn open(folder: &OwnedFd, file: PemFile) -> Result<OwnedFd, Errno> {
 }
 
 /// Reads a public file, of a size that one may have.
-fn read(file: OwnedFd) -> Result<Zeroizing<Vec<u8>>, Errno> {
+fn read(file: OwnedFd) -> Result<(Zeroizing<Vec<u8>>, Stat), Errno> {
     let metadata = fstat(&file)?;
     if FileType::from_raw_mode(metadata.st_mode) != FileType::RegularFile {
         return Err(Errno::INVAL);
     }
     // Wiped, for somebody may have put a key into it.
     let size = usize::try_from(metadata.st_size).unwrap_or(0).min(LIMIT);
-    let mut octets = Zeroizing::new(Vec::with_capacity(size + 1));
+    let mut octets = Zeroizing::new(Vec::with_capacity(size));
+    // No further than the size, which saves a read that only finds the end.
     File::from(file)
-        .take(LIMIT as u64)
+        .take(size as u64)
         .read_to_end(&mut octets)
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-    Ok(octets)
+    Ok((octets, metadata))
 }
 
 fn first_certificate(pem: &[u8]) -> Option<Leaf> {
-    let certificate = Pem::iter_from_buffer(pem).flatten().find(|block| block.label == "CERTIFICATE")?;
-    let (_, leaf) = X509Certificate::from_der(&certificate.contents).ok()?;
+    let certificate = CertificateDer::from_pem_slice(pem).ok()?;
+    let (_, leaf) = X509Certificate::from_der(&certificate).ok()?;
     let mut serial = String::with_capacity(40);
     for octet in leaf.raw_serial() {
         let _ = write!(serial, "{octet:02x}");
     }
     let not_after = Timestamp::from_second(leaf.validity().not_after.timestamp()).ok();
-    Some(Leaf { fingerprint: fingerprint(&certificate.contents), serial, not_after })
+    Some(Leaf { fingerprint: fingerprint(&certificate), serial, not_after })
 }
 
 /// Where the first block of a PEM text ends, its newline included.

@@ -118,14 +118,12 @@ impl Folder {
         if size > MAX_OBJECT {
             return Err(StoreError::TooLarge { location: self.path_of(name).display().to_string() });
         }
-        let mut bytes = Vec::with_capacity(size + 1);
+        let mut bytes = Vec::with_capacity(size);
+        // No further than the size, which saves a read that only finds the end: objects are replaced, and never grow.
         std::fs::File::from(fd)
-            .take(MAX_OBJECT as u64 + 1)
+            .take(size as u64)
             .read_to_end(&mut bytes)
             .map_err(|error| classify_io(error, &self.path_of(name), "read"))?;
-        if bytes.len() > MAX_OBJECT {
-            return Err(StoreError::TooLarge { location: self.path_of(name).display().to_string() });
-        }
         Ok(Some(FileContent { bytes, mode: stat.st_mode & 0o7777 }))
     }
 
