@@ -85,10 +85,11 @@ impl Content for AccountRecord {
         for contact in &self.contact {
             text("contact", contact, TEXT)?;
         }
-        match &self.operation {
-            Some(operation) => identifier("operation.id", &operation.id),
-            None => Ok(()),
+        if let Some(operation) = &self.operation {
+            identifier("operation.id", &operation.id)?;
         }
+        entries("retired", self.retired.len(), ENTRIES)?;
+        self.retired.iter().try_for_each(Self::check)
     }
 }
 

@@ -46,6 +46,7 @@ pub(crate) fn account_json(issuer: &Name, record: &AccountRecord) -> Value {
         "directory": record.directory,
         "url": record.url,
         "contact": record.contact,
+        "key_source": record.key_source,
         "key": { "key_type": record.key.key_type, "spki": record.key.spki, "recipients": record.key.recipients },
         "operation": record.operation,
         "retired": record.retired.iter().map(|retired| json!({ "directory": retired.directory, "url": retired.url })).collect::<Vec<_>>(),
@@ -120,6 +121,9 @@ pub(crate) fn account_text(issuer: &Name, record: &AccountRecord) -> String {
     }
     if !record.contact.is_empty() {
         line(&mut text, "contact", &escape_line(&record.contact.join(", ")));
+    }
+    if let Some(source) = &record.key_source {
+        line(&mut text, "key from", &escape_line(&source.to_string()));
     }
     sealed(&mut text, &record.key);
     text
