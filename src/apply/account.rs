@@ -16,6 +16,7 @@ use crate::model::AccountRecord;
 use crate::model::AcmeIssuer;
 use crate::model::Address;
 use crate::model::Name;
+use crate::model::Operation;
 use crate::state::LeaseKey;
 use crate::state::Place;
 use crate::state::Revise;
@@ -33,6 +34,25 @@ impl Apply {
             self.sessions.get(issuer).ok_or_else(|| ApplyError::UnknownIssuer { issuer: issuer.clone() })?;
         let session = slot.get_or_try_init(|| self.open_session(issuer)).await?;
         Ok(session.clone())
+    }
+
+    /// Returns a session of the account that made the operation's order, though another may be in use by now: a CA shows an
+    /// order to its own account only. `None` when that account is not known any more, and the order with it.
+    pub(super) async fn session_of(&self, operation: &Operation) -> Result<Option<Session>, ApplyError> {
+        let session = self.session(&operation.issuer).await?;
+        let Some(url) = &operation.account else { return Ok(Some(session)) };
+        if operation.order_url.is_none() || url == session.account_url() {
+            return Ok(Some(session));
+        }
+        let stored = self.state.account(&operation.issuer).await?;
+        let known = stored.iter().flat_map(|stored| &stored.content.retired);
+        let mut owners = known
+            .filter(|retired| retired.url.as_ref() == Some(url) && retired.directory == operation.directory);
+        let Some(owner) = owners.next() else { return Ok(None) };
+        let (client, _) = self.issuer(&operation.issuer)?;
+        let place = self.place(Address::Account(operation.issuer.clone()))?;
+        let key = AccountKey::from_pkcs8(&self.sealer()?.open(&place, &owner.key)?)?;
+        Ok(Some(client.session(&key, url)?))
     }
 
     async fn open_session(&self, issuer: &Name) -> Result<Session, ApplyError> {
@@ -130,50 +150,75 @@ impl Apply {
     ) -> Result<(AccountKey, String), ApplyError> {
         let mut stored = self.journaled_key(issuer, acme, place).await?;
         let key = AccountKey::from_pkcs8(&self.sealer()?.open(place, &stored.content.key)?)?;
-        if let Some(url) = stored.content.url.clone() {
-            return Ok((key, url));
-        }
         // What an interrupted run or another client has created is found, not created again.
         let resumed = stored.content.operation.as_ref().is_some_and(|operation| operation.sent);
-        let found =
-            if resumed || acme.account_key.is_some() { client.find_account(&key).await? } else { None };
-        let is_found = found.is_some();
+        let found = match &stored.content.url {
+            Some(url) => Some(url.clone()),
+            None if resumed || acme.account_key.is_some() => client.find_account(&key).await?,
+            None => None,
+        };
         let url = match found {
-            Some(url) => url,
+            Some(url) => {
+                self.tell_contact(issuer, &client.session(&key, &url)?, acme, &mut stored.content).await?;
+                url
+            }
             None => {
-                if let Some(operation) = &mut stored.content.operation
-                    && !operation.sent
-                {
-                    operation.sent = true;
-                    self.state.save_account(issuer, &mut stored, Revise::Keep).await?;
-                }
-                let eab = match &acme.eab {
-                    Some(eab) => Some(EabCredential {
-                        key_id: self.secrets.resolve(&eab.key_id)?.expose().to_owned(),
-                        hmac_key: self.secrets.resolve(&eab.hmac_key)?,
-                    }),
-                    None => None,
-                };
-                client.create_account(&key, &acme.contact, eab.as_ref()).await?
+                let url = self.register(issuer, client, acme, &key, &mut stored).await?;
+                stored.content.contact.clone_from(&acme.contact);
+                url
             }
         };
-        // An account that was there may have other contacts, or none: it is used all the same if the CA refuses these.
-        let told = match is_found && !acme.contact.is_empty() {
-            true => client.session(&key, &url)?.update_contact(&acme.contact).await,
-            false => Ok(()),
+        stored.content.url = Some(url.clone());
+        stored.content.operation = None;
+        self.state.save_account(issuer, &mut stored, Revise::Bump).await?;
+        Ok((key, url))
+    }
+
+    async fn register(
+        &self,
+        issuer: &Name,
+        client: &AcmeClient,
+        acme: &AcmeIssuer,
+        key: &AccountKey,
+        stored: &mut Stored<AccountRecord>,
+    ) -> Result<String, ApplyError> {
+        if let Some(operation) = &mut stored.content.operation
+            && !operation.sent
+        {
+            operation.sent = true;
+            self.state.save_account(issuer, stored, Revise::Keep).await?;
+        }
+        let eab = match &acme.eab {
+            Some(eab) => Some(EabCredential {
+                key_id: self.secrets.resolve(&eab.key_id)?.expose().to_owned(),
+                hmac_key: self.secrets.resolve(&eab.hmac_key)?,
+            }),
+            None => None,
         };
-        match told {
-            Ok(()) => stored.content.contact.clone_from(&acme.contact),
+        Ok(client.create_account(key, &acme.contact, eab.as_ref()).await?)
+    }
+
+    /// Tells the CA the contacts of an account that was there before, which may have others, or none. It is used all the
+    /// same if the CA refuses them.
+    async fn tell_contact(
+        &self,
+        issuer: &Name,
+        session: &Session,
+        acme: &AcmeIssuer,
+        account: &mut AccountRecord,
+    ) -> Result<(), ApplyError> {
+        if !acme.has_other_contact(account) {
+            return Ok(());
+        }
+        match session.update_contact(&acme.contact).await {
+            Ok(()) => account.contact.clone_from(&acme.contact),
             Err(AcmeError::Cancelled) => return Err(AcmeError::Cancelled.into()),
             Err(error) => self.reporter.report(Event::Warning {
                 address: Address::Account(issuer.clone()),
                 message: format!("the CA does not take the contacts: {error}"),
             }),
         }
-        stored.content.url = Some(url.clone());
-        stored.content.operation = None;
-        self.state.save_account(issuer, &mut stored, Revise::Bump).await?;
-        Ok((key, url))
+        Ok(())
     }
 
     /// Returns the account's record with a key that is persisted: that of an interrupted creation, or a new one.
@@ -184,36 +229,45 @@ impl Apply {
         place: &Place,
     ) -> Result<Stored<AccountRecord>, ApplyError> {
         let existing = self.state.account(issuer).await?;
-        if let Some(stored) = &existing
-            && stored.content.directory == acme.directory.as_str()
-        {
-            return Ok(existing.expect("it was just matched"));
+        let same_place =
+            existing.as_ref().is_some_and(|stored| stored.content.directory == acme.directory.as_str());
+        if let Some(stored) = existing.as_ref().filter(|stored| same_place && stored.content.url.is_some()) {
+            return Ok(stored.clone());
         }
+        let configured = match &acme.account_key {
+            Some(reference) => Some(AccountKey::from_text(self.secrets.resolve(reference)?.expose())?),
+            None => None,
+        };
+        if let Some(stored) = existing.as_ref().filter(|_| same_place) {
+            // An account that nobody has seen yet is begun anew when the configuration names another key by now.
+            let same_key = match &configured {
+                Some(key) => key.spki()? == stored.content.key.spki,
+                None => stored.content.key_source.is_none(),
+            };
+            if same_key {
+                return Ok(stored.clone());
+            }
+        }
+        let new_key = || configured.map_or_else(AccountKey::generate, Ok);
         let mut stored = match existing {
             // The issuer moved to another directory: the account there is kept, for nothing is lost.
             Some(mut stored) => {
                 let known = stored.content.retired.iter().rposition(|retired| {
-                    retired.directory == acme.directory.as_str() && !acme.names_other_key(retired)
+                    retired.directory == acme.directory.as_str()
+                        && retired.url.is_some()
+                        && !acme.names_other_key(retired)
                 });
                 let next = match known {
                     Some(position) => stored.content.retired.remove(position),
-                    None => self.new_account_record(acme, place)?,
+                    None => self.account_record(acme, &new_key()?, place)?,
                 };
                 retire(&mut stored.content, next);
                 stored
             }
-            None => Stored::new(self.new_account_record(acme, place)?),
+            None => Stored::new(self.account_record(acme, &new_key()?, place)?),
         };
         self.state.save_account(issuer, &mut stored, Revise::Bump).await?;
         Ok(stored)
-    }
-
-    fn new_account_record(&self, acme: &AcmeIssuer, place: &Place) -> Result<AccountRecord, ApplyError> {
-        let key = match &acme.account_key {
-            Some(reference) => AccountKey::from_text(self.secrets.resolve(reference)?.expose())?,
-            None => AccountKey::generate()?,
-        };
-        self.account_record(acme, &key, place)
     }
 
     /// An account that is yet to be created, or found.
@@ -236,9 +290,13 @@ impl Apply {
     }
 }
 
-/// Makes `next` the account in use, and keeps the one before it.
+/// Makes `next` the account in use, and keeps the one before it: once, and only if it may exist.
 fn retire(account: &mut AccountRecord, next: AccountRecord) {
     let mut before = std::mem::replace(account, next);
     account.retired = std::mem::take(&mut before.retired);
-    account.retired.push(before);
+    account.retired.retain(|retired| ![account.key.spki, before.key.spki].contains(&retired.key.spki));
+    let may_exist = before.url.is_some() || before.operation.as_ref().is_some_and(|operation| operation.sent);
+    if may_exist && before.key.spki != account.key.spki {
+        account.retired.push(before);
+    }
 }

@@ -97,7 +97,25 @@ impl Apply {
         }
         self.remove_txt_beside(desired, work, journal).await?;
         self.remove_deployments(work, journal).await?;
+        self.record_settings(desired, work, journal).await?;
         self.close_operation(journal).await
+    }
+
+    /// Remembers what the configuration says of deployments that stay as they are: a removal goes by it when the
+    /// configuration says nothing of them any more.
+    async fn record_settings(
+        &self,
+        desired: &DesiredCertificate,
+        work: &CertificateWork,
+        journal: &mut Journal,
+    ) -> Result<(), ApplyError> {
+        for entry in desired.deploy.iter().filter(|entry| work.record.contains(&entry.target)) {
+            if let Some(recorded) = journal.record_mut().deployments.get_mut(&entry.target) {
+                recorded.on_remove = entry.on_remove;
+                recorded.verify.clone_from(&entry.verify);
+            }
+        }
+        if work.record.is_empty() { Ok(()) } else { journal.persist(Revise::Bump).await }
     }
 
     /// Goes on where an interrupted run stopped.
@@ -161,6 +179,7 @@ impl Apply {
             replaces: issue.replaces.clone(),
             key: Some(OperationKey::Sealed(sealed)),
             csr: Some(csr),
+            account: None,
             order_url: None,
             order_expires: None,
             txt: Vec::new(),

@@ -127,6 +127,7 @@ impl Apply {
                 replaces: None,
                 key: None,
                 csr: None,
+                account: None,
                 order_url: None,
                 order_expires: None,
                 txt: Vec::new(),

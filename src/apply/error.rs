@@ -331,7 +331,7 @@ impl ApplyError {
                 "the CA gives out a key id and an HMAC key: put them into `eab:` of the issuer"
             }
             Self::NoAccountOfKey { .. } => {
-                "check the key, and that the account is of this CA; to begin anew with this key, forget the account in use with `certplan state rm`"
+                "check the key, and that the account is of this CA; a key without an account is registered only for an issuer that has none yet"
             }
             Self::KeySealed { .. } => {
                 "run with an identity of `encryption.keys`, or ask for a new certificate with `--replace`"

@@ -98,12 +98,16 @@ impl Apply {
         journal: &mut Journal,
     ) -> Result<(), ApplyError> {
         let issuer = journal.operation()?.issuer.clone();
-        let session = self.session(&issuer).await?;
-        let known = match self.known_order(&session, journal).await {
+        let owner = self.session_of(journal.operation()?).await?;
+        let known = match self.known_order(owner.as_ref(), journal).await {
             Err(ApplyError::OrderLost { finalizing: true }) => {
                 return Box::pin(self.reissue_lost(desired, journal)).await;
             }
             other => other?,
+        };
+        let session = match owner.filter(|_| known.is_some()) {
+            Some(owner) => owner,
+            None => self.session(&issuer).await?,
         };
         let order = match known {
             // It needs no challenge any more: it is finished though DNS may not answer.
@@ -168,13 +172,17 @@ impl Apply {
     /// Returns the order that the operation's journal names, as long as something can come of it.
     async fn known_order(
         &self,
-        session: &Session,
+        owner: Option<&Session>,
         journal: &mut Journal,
     ) -> Result<Option<Order>, ApplyError> {
         let operation = journal.operation()?;
         let finalizing = operation.stage >= Stage::Finalizing;
         let Some(url) = operation.order_url.clone() else { return Ok(None) };
-        match session.order(&url).await {
+        let found = match owner {
+            Some(session) => session.order(&url).await,
+            None => Err(AcmeError::NotFound { request: format!("`POST {url}`") }),
+        };
+        match found {
             Ok(order) if order.status != OrderStatus::Invalid => Ok(Some(order)),
             Ok(_) | Err(AcmeError::NotFound { .. }) if finalizing => {
                 Err(ApplyError::OrderLost { finalizing })
@@ -206,6 +214,7 @@ impl Apply {
             other => other?,
         };
         let operation = journal.operation_mut()?;
+        operation.account = Some(session.account_url().to_owned());
         operation.order_url = Some(order.url.clone());
         operation.order_expires = order.expires;
         operation.stage = Stage::Ordered;

@@ -35,6 +35,7 @@ use certplan_provider::message_of;
 use jiff::Timestamp;
 use tokio::sync::OnceCell;
 use tokio::sync::Semaphore;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::acme::AcmeClient;
@@ -178,20 +179,8 @@ pub async fn apply(world: World, plan: &Plan, ari: &BTreeMap<Name, AriRecord>) -
     let mut outcome = Outcome::default();
     let handoffs = run.state.handoffs().await.unwrap_or_default();
     let work = plan.work();
-    for issuer in plan.accounts() {
-        if let Err(error) = guarded(run.session(&issuer)).await {
-            run.fail(Address::Account(issuer), error, &mut outcome);
-        }
-    }
-    for issuer in plan.updated_accounts() {
-        match guarded(run.update_account(&issuer)).await {
-            Ok(()) => outcome.accounts += 1,
-            // The account stays as it was, and certificates are ordered with it.
-            Err(error) => run.fail(Address::Account(issuer), error, &mut outcome),
-        }
-    }
     run.rename(&work, &mut outcome).await;
-    run.certificates(work, &mut outcome).await;
+    run.carry_out(plan, work, &mut outcome).await;
     let tidied = guarded(async {
         run.remember_ari(ari, &outcome).await;
         run.collect_handoffs(&handoffs).await;
@@ -204,32 +193,62 @@ pub async fn apply(world: World, plan: &Plan, ari: &BTreeMap<Name, AriRecord>) -
 }
 
 impl Apply {
-    async fn certificates(self: &Arc<Self>, work: BTreeMap<Name, CertificateWork>, outcome: &mut Outcome) {
+    /// Does everything at once; a certificate waits for its own account only.
+    async fn carry_out(
+        self: &Arc<Self>,
+        plan: &Plan,
+        work: BTreeMap<Name, CertificateWork>,
+        outcome: &mut Outcome,
+    ) {
         let open = Arc::new(Semaphore::new(self.options.open_certificates.max(1)));
         let mut tasks = JoinSet::new();
-        let mut names = HashMap::new();
+        let mut addresses = HashMap::new();
+        let mut opened = BTreeMap::new();
+        for issuer in plan.accounts() {
+            let (sender, receiver) = watch::channel(None);
+            opened.insert(issuer.clone(), receiver);
+            let (run, address) = (Arc::clone(self), Address::Account(issuer.clone()));
+            let task = tasks.spawn(async move {
+                run.start(Address::Account(issuer.clone()));
+                let session = guarded(run.session(&issuer)).await;
+                sender.send_replace(Some(session.as_ref().map(|_| ()).map_err(ApplyError::is_deferral)));
+                session.map(|_| ())
+            });
+            addresses.insert(task.id(), address);
+        }
+        let updated = plan.updated_accounts();
+        for issuer in &updated {
+            let (run, issuer) = (Arc::clone(self), issuer.clone());
+            let address = Address::Account(issuer.clone());
+            // An account that cannot be changed stays as it was, and certificates are ordered with it.
+            let task = tasks.spawn(async move {
+                run.start(Address::Account(issuer.clone()));
+                guarded(run.update_account(&issuer)).await
+            });
+            addresses.insert(task.id(), address);
+        }
         for (name, work) in work {
             if outcome.failed.contains_key(&Address::Certificate(name.clone())) {
                 continue;
             }
-            // Asking the CA for the account once more for each certificate would be as many failures more.
-            if let Some(issuer) = &work.account
-                && let Some(refused) = outcome.failed.get(&Address::Account(issuer.clone()))
-            {
-                let is_deferral = refused.is_deferral();
-                let error = ApplyError::NoAccount { issuer: issuer.clone(), is_deferral };
-                self.fail(Address::Certificate(name), error, outcome);
-                continue;
-            }
+            let account = work.account.as_ref().and_then(|issuer| opened.get(issuer)).cloned();
             let (run, open) = (Arc::clone(self), Arc::clone(&open));
             let task = tasks.spawn(async move {
+                if let (Some(mut account), Some(issuer)) = (account, &work.account) {
+                    // Asking the CA once more for each certificate would be as many failures more.
+                    let opened =
+                        account.wait_for(Option::is_some).await.map_or(Some(Err(false)), |opened| *opened);
+                    if let Some(Err(is_deferral)) = opened {
+                        return Err(ApplyError::NoAccount { issuer: issuer.clone(), is_deferral });
+                    }
+                }
                 let _permit = open.acquire().await.map_err(|_| ApplyError::Interrupted)?;
                 if run.context.cancel.is_cancelled() {
                     return Err(ApplyError::Interrupted);
                 }
                 run.certificate(&work).await
             });
-            names.insert(task.id(), name);
+            addresses.insert(task.id(), Address::Certificate(name));
         }
         while let Some(joined) = tasks.join_next_with_id().await {
             let (id, ended) = match joined {
@@ -237,14 +256,21 @@ impl Apply {
                 // Nobody aborts one, so it panicked where nothing else caught that: it is lost, and the others go on.
                 Err(lost) => (lost.id(), Err(ApplyError::Panicked)),
             };
-            match (names.remove(&id), ended) {
-                (Some(name), Ok(())) => {
+            match (addresses.remove(&id), ended) {
+                (Some(Address::Certificate(name)), Ok(())) => {
                     outcome.done.insert(name);
                 }
-                (Some(name), Err(error)) => self.fail(Address::Certificate(name), error, outcome),
-                (None, _) => {}
+                (Some(Address::Account(issuer)), Ok(())) => {
+                    outcome.accounts += usize::from(updated.contains(&issuer));
+                }
+                (Some(address), Err(error)) => self.fail(address, error, outcome),
+                (Some(Address::Deployment(..)) | None, _) => {}
             }
         }
+    }
+
+    fn start(&self, address: Address) {
+        self.reporter.report(Event::ApplyStart { address, resumed: false });
     }
 
     fn fail(&self, address: Address, error: ApplyError, outcome: &mut Outcome) {

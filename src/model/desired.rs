@@ -239,6 +239,16 @@ pub enum OnRemove {
     Remove,
 }
 
+impl OnRemove {
+    /// The word in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Remove => "remove",
+        }
+    }
+}
+
 /// A place where a certificate is served over TLS.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, serde::Deserialize)]
 pub struct Endpoint {

@@ -140,6 +140,9 @@ pub struct Operation {
     /// The certificate signing request, in base64url of DER as the CA gets it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub csr: Option<String>,
+    /// The URL of the account that made the order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
     /// The order's URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order_url: Option<String>,

@@ -49,7 +49,7 @@ impl Planner<'_> {
             self.changes.push(Change {
                 action: Action::Create,
                 details,
-                after: view::account(wanted.directory.as_str(), &wanted.contact),
+                after: view::account(wanted.directory.as_str(), &wanted.contact, wanted.account_key.as_ref()),
                 steps: vec![Step::CreateAccount { issuer: issuer.clone() }],
                 ..Change::new(Address::Account(issuer.clone()), Cause::Config, reason, revision)
             });
@@ -88,9 +88,13 @@ impl Planner<'_> {
             action: if other_key { Action::Import } else { Action::Update },
             also: reasons,
             details,
-            before: view::account(&record.directory, &record.contact),
-            after: view::account(wanted.directory.as_str(), &wanted.contact),
-            steps: vec![Step::UpdateAccount { issuer: issuer.clone() }],
+            before: view::account(&record.directory, &record.contact, record.key_source.as_ref()),
+            after: view::account(wanted.directory.as_str(), &wanted.contact, wanted.account_key.as_ref()),
+            steps: vec![Step::UpdateAccount {
+                issuer: issuer.clone(),
+                contact: wanted.contact.clone(),
+                account_key: wanted.account_key.clone(),
+            }],
             ..Change::new(Address::Account(issuer.clone()), Cause::Config, reason, prior.revision)
         });
     }

@@ -175,6 +175,8 @@ reasons! {
     ResumeInterruptedOperation => "resume_interrupted_operation",
     /// The account has other contacts than the configuration.
     UpdateBecauseContactChanged => "update_because_contact_changed",
+    /// What a later removal of the deployment goes by changed: `on_remove`, `verify`.
+    UpdateBecauseSettingsChanged => "update_because_settings_changed",
 }
 
 impl fmt::Display for Reason {

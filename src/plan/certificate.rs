@@ -68,8 +68,10 @@ impl<'a> Planner<'a> {
         {
             self.note_next(subject, &renewal);
         }
+        let settings = self.changed_settings(subject, &deployments);
         self.changes.extend(change);
         self.changes.extend(deployments);
+        self.changes.extend(settings);
         self.removed_deployments(subject);
     }
 

@@ -21,6 +21,7 @@ use super::change::Change;
 use super::change::Changed;
 use super::change::Details;
 use super::change::Drift;
+use super::digest::Digest;
 use super::planner::Planner;
 use super::planner::Subject;
 use super::step::DeployStep;
@@ -350,6 +351,7 @@ impl<'a> Planner<'a> {
             steps: vec![Step::Deploy(DeployStep {
                 target: entry.target.clone(),
                 slot: slot.cloned(),
+                definition: self.definition(entry),
                 moves_from: recorded.filter(|_| moves).map(|recorded| recorded.slot.clone()),
             })],
             previous_address: subject
@@ -358,6 +360,76 @@ impl<'a> Planner<'a> {
                 .map(|from| Address::Deployment(from.clone(), entry.target.clone())),
             ..Change::new(address(subject, entry), need.cause, need.reason, subject.base_revision())
         }
+    }
+}
+
+impl<'a> Planner<'a> {
+    /// A digest of all that the configuration says of a deployment and of its target: a review is of that as well.
+    fn definition(&self, entry: &DesiredDeployment) -> Digest {
+        let verify: Vec<String> = entry.verify.iter().map(Endpoint::to_string).collect();
+        Digest::of(&(self.target_definition(&entry.target), &entry.parameters, entry.on_remove, verify))
+    }
+
+    /// The same for a target alone.
+    pub(super) fn target_definition(&self, target: &Name) -> Digest {
+        Digest::of(&self.desired.targets.get(target).map(|target| (&target.kind, &target.block)))
+    }
+
+    /// Notes what the configuration says otherwise of a deployment than state remembers, and that only a later removal
+    /// asks for.
+    pub(super) fn changed_settings(&mut self, subject: Subject<'a>, planned: &[Change]) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for entry in &subject.desired.deploy {
+            let Some(recorded) = subject.record().deployments.get(&entry.target) else { continue };
+            if recorded.on_remove == entry.on_remove && recorded.verify == entry.verify {
+                continue;
+            }
+            let address = address(subject, entry);
+            if planned.iter().any(|change| change.address == address)
+                || !self.selects(&address, &subject.desired.labels)
+                || !self.takes(Cause::Config, false)
+            {
+                continue;
+            }
+            let mut change = Change::new(
+                address,
+                Cause::Config,
+                Reason::UpdateBecauseSettingsChanged,
+                subject.base_revision(),
+            );
+            let texts = |verify: &[Endpoint]| {
+                let texts: Vec<String> = verify.iter().map(Endpoint::to_string).collect();
+                (!texts.is_empty()).then(|| texts.join(", "))
+            };
+            for (field, before, after) in [
+                (
+                    "on_remove",
+                    Some(recorded.on_remove.as_str().to_owned()),
+                    Some(entry.on_remove.as_str().to_owned()),
+                ),
+                ("verify", texts(&recorded.verify), texts(&entry.verify)),
+            ] {
+                if before != after {
+                    change.details.changed.insert(field.to_owned(), Changed { before, after });
+                }
+            }
+            change.steps = vec![Step::RecordSettings {
+                target: entry.target.clone(),
+                definition: self.definition(entry),
+            }];
+            let held = |kind: &str| {
+                view::deployment(
+                    &entry.target,
+                    Some(kind),
+                    Some(&recorded.slot.location),
+                    Some(recorded.fingerprint),
+                )
+            };
+            change.before = held(&recorded.kind);
+            change.after = change.before.clone();
+            changes.push(change);
+        }
+        changes
     }
 }
 

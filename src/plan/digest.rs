@@ -25,8 +25,8 @@ use super::step::Step;
 pub struct Digest(String);
 
 impl Digest {
-    fn of(value: &impl Serialize) -> Self {
-        // Steps are strings, numbers and JSON values: they always serialise.
+    pub(super) fn of(value: &impl Serialize) -> Self {
+        // Steps and settings are strings, numbers and JSON values: they always serialise.
         Self(sha256(&serde_json::to_vec(value).unwrap_or_default()).to_string())
     }
 

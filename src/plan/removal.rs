@@ -151,7 +151,7 @@ impl<'a> Planner<'a> {
                 complete = false;
                 continue;
             }
-            match self.still_serves(name, recorded, record, desired, served) {
+            match Self::still_serves(recorded, record, desired, served) {
                 Serves::No => {}
                 Serves::Yes(why) if self.is_allowed(&address) => {
                     change.risks.insert(Risk::RemovesServing);
@@ -177,6 +177,7 @@ impl<'a> Planner<'a> {
             change.steps = vec![Step::RemoveDeployment(RemoveStep {
                 target: target.clone(),
                 slot: recorded.slot.clone(),
+                definition: self.target_definition(target),
             })];
             change.risks.insert(Risk::RemovesDeployment);
             changes.push(change);
@@ -208,8 +209,6 @@ impl<'a> Planner<'a> {
     }
 
     fn still_serves(
-        &mut self,
-        name: &Name,
         recorded: &'a DeploymentRecord,
         record: &CertificateRecord,
         desired: Option<&'a DesiredCertificate>,
@@ -243,14 +242,12 @@ impl<'a> Planner<'a> {
         {
             return Serves::Yes(format!("`{}` still serves it", served.endpoint));
         }
-        if let Some((endpoint, why)) = unknown {
-            self.warn(
-                Address::Certificate(name.clone()),
-                format!("whether `{endpoint}` still serves what is removed could not be found out: {why}"),
-                None,
-            );
+        match unknown {
+            Some((endpoint, why)) => {
+                Serves::Yes(format!("whether `{endpoint}` still serves it could not be found out: {why}"))
+            }
+            None => Serves::No,
         }
-        Serves::No
     }
 
     fn is_allowed(&self, address: &Address) -> bool {
@@ -264,6 +261,6 @@ impl<'a> Planner<'a> {
 /// Whether a deployment still serves.
 enum Serves {
     No,
-    /// It does, or it was not looked at; in words.
+    /// It does, or nobody could find out; in words.
     Yes(String),
 }

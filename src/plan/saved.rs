@@ -142,7 +142,18 @@ impl SavedPlan {
     /// A certificate with one stale address is left out as a whole: its steps belong together.
     pub fn restrict(&self, fresh: &mut Plan) {
         let stale: BTreeSet<Address> = verify(self, fresh).into_iter().map(|stale| stale.address).collect();
-        let stale_certificates: BTreeSet<&Name> = stale.iter().filter_map(Address::certificate).collect();
+        let mut stale_certificates: BTreeSet<Name> =
+            stale.iter().filter_map(|address| address.certificate().cloned()).collect();
+        // Nor is anything ordered with an account that would be made otherwise than it was reviewed.
+        let accounts: BTreeSet<&Name> = fresh
+            .changes
+            .iter()
+            .filter(|change| stale.contains(&change.address))
+            .filter_map(Change::created_account)
+            .collect();
+        let theirs =
+            fresh.changes.iter().filter(|change| change.issuer().is_some_and(|name| accounts.contains(name)));
+        stale_certificates.extend(theirs.filter_map(|change| change.address.certificate().cloned()));
         let reviewed: BTreeSet<Address> = self.reviewed().into_keys().cloned().collect();
         fresh.retain(|address| {
             reviewed.contains(address)
@@ -255,8 +266,8 @@ impl std::fmt::Display for StalenessCause {
 
 /// Compares what was reviewed with what would be done now.
 ///
-/// Accounts that are created are not compared: they follow the certificates that need them, and one that was created
-/// meanwhile changes nothing. What is new and belongs to no reviewed certificate is not stale, only not reviewed:
+/// Of accounts that are created only what they will be is compared: they follow the certificates that need them, and one
+/// that was created meanwhile changes nothing. What is new and belongs to no reviewed certificate is not stale, only not reviewed:
 /// [`SavedPlan::restrict`] leaves it out.
 pub fn verify(saved: &SavedPlan, fresh: &Plan) -> Vec<Staleness> {
     let now: BTreeMap<&Address, &Change> =
@@ -266,6 +277,13 @@ pub fn verify(saved: &SavedPlan, fresh: &Plan) -> Vec<Staleness> {
     let mut stale = Vec::new();
     for reviewed in &saved.plan.resource_changes {
         if reviewed.address.certificate().is_none() && reviewed.change.before.is_null() {
+            if let Some(change) = now.get(&reviewed.address).filter(|_| same_state)
+                && change.after != reviewed.change.after
+            {
+                let (reviewed, now) = (reviewed.action_reason.clone(), change.reason.as_str().to_owned());
+                let cause = StalenessCause::Changed { reviewed, now };
+                stale.push(Staleness { address: change.address.clone(), cause });
+            }
             continue;
         }
         let cause = match now.get(&reviewed.address) {

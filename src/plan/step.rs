@@ -7,7 +7,10 @@ use crate::model::NameSet;
 use crate::model::Operation;
 use crate::model::OperationKey;
 use crate::model::Rotation;
+use crate::model::SecretRef;
 use crate::model::Slot;
+
+use super::digest::Digest;
 
 /// One thing that apply does: data, so that a plan can be compared, digested and executed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -32,6 +35,13 @@ pub enum Step {
     Issue(IssueStep),
     /// Take the certificate out of a target.
     RemoveDeployment(RemoveStep),
+    /// Remember what the configuration says of a deployment; the target is not touched.
+    RecordSettings {
+        /// The target.
+        target: Name,
+        /// A digest of what it says.
+        definition: Digest,
+    },
     /// Move the state object, and the deployments with it, from another name.
     Rename {
         /// The name before.
@@ -43,6 +53,10 @@ pub enum Step {
     UpdateAccount {
         /// The issuer.
         issuer: Name,
+        /// The contacts to tell the CA.
+        contact: Vec<String>,
+        /// Where the account's key is, if the configuration says.
+        account_key: Option<SecretRef>,
     },
 }
 
@@ -106,6 +120,8 @@ pub struct DeployStep {
     pub target: Name,
     /// The place in it, when the refresh worked it out.
     pub slot: Option<Slot>,
+    /// A digest of what the configuration says of the target and of the deployment: the commands to run, for one.
+    pub definition: Digest,
     /// The place that is to be emptied once the new one is verified.
     pub moves_from: Option<Slot>,
 }
@@ -117,4 +133,6 @@ pub struct RemoveStep {
     pub target: Name,
     /// The place in it, as state remembers it.
     pub slot: Slot,
+    /// A digest of what the configuration says of the target.
+    pub definition: Digest,
 }

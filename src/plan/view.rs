@@ -11,6 +11,7 @@ use crate::model::KeyType;
 use crate::model::Name;
 use crate::model::NameSet;
 use crate::model::Operation;
+use crate::model::SecretRef;
 
 #[derive(Serialize)]
 struct CertificateView<'a> {
@@ -45,6 +46,8 @@ struct DeploymentView<'a> {
 struct AccountView<'a> {
     directory: &'a str,
     contact: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account_key: Option<&'a SecretRef>,
 }
 
 /// An issued certificate.
@@ -105,9 +108,9 @@ pub(super) fn deployment(
     value(&DeploymentView { target, kind, location, fingerprint })
 }
 
-/// An account.
-pub(super) fn account(directory: &str, contact: &[String]) -> Value {
-    value(&AccountView { directory, contact })
+/// An account; of its key only where it was taken from.
+pub(super) fn account(directory: &str, contact: &[String], account_key: Option<&SecretRef>) -> Value {
+    value(&AccountView { directory, contact, account_key })
 }
 
 fn value(view: &impl Serialize) -> Value {

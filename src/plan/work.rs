@@ -38,6 +38,8 @@ pub struct CertificateWork {
     pub remove: Vec<RemoveStep>,
     /// The deployments to forget.
     pub forget: Vec<Name>,
+    /// The deployments of which to remember what the configuration says.
+    pub record: Vec<Name>,
     /// Whether the state object goes to the archive at last.
     pub archive: bool,
 }
@@ -60,6 +62,7 @@ impl Plan {
                 deploy: Vec::new(),
                 remove: Vec::new(),
                 forget: Vec::new(),
+                record: Vec::new(),
                 archive: false,
             });
             for step in &change.steps {
@@ -113,7 +116,7 @@ impl Plan {
     /// The issuers whose accounts are in use and to be changed.
     pub fn updated_accounts(&self) -> BTreeSet<Name> {
         let updated = self.steps().filter_map(|(_, step)| match step {
-            Step::UpdateAccount { issuer } => Some(issuer.clone()),
+            Step::UpdateAccount { issuer, .. } => Some(issuer.clone()),
             _ => None,
         });
         updated.collect()
@@ -129,6 +132,7 @@ impl CertificateWork {
             Step::ForgetDeployment { target } => self.forget.push(target.clone()),
             Step::Issue(issue) => self.issue = Some(issue.clone()),
             Step::RemoveDeployment(remove) => self.remove.push(remove.clone()),
+            Step::RecordSettings { target, .. } => self.record.push(target.clone()),
             Step::Rename { from } => self.rename = Some(from.clone()),
             Step::Resume(resume) => self.resume = Some(resume.clone()),
         }

@@ -138,6 +138,9 @@ fn check_operation(operation: &Operation) -> Result<(), String> {
     if let Some(csr) = &operation.csr {
         text("csr", csr, 64 << 10)?;
     }
+    if let Some(account) = &operation.account {
+        url("account", account)?;
+    }
     if let Some(order) = &operation.order_url {
         url("order_url", order)?;
     }

@@ -1,6 +1,7 @@
 //! The real binary, killed: what it leaves in the world and in state, and how the next run goes on. The sandbox's own
 //! ledger is the judge.
 
+mod accounts;
 mod kill;
 mod lost;
 mod resumed;

@@ -125,6 +125,10 @@ impl World {
         self.count(|event| matches!(event, Event::AccountCreated { .. }))
     }
 
+    pub(super) fn orders(&self) -> usize {
+        self.count(|event| matches!(event, Event::OrderCreated { .. }))
+    }
+
     /// The certificates that were issued, checked to be at most one per public key.
     #[track_caller]
     pub(super) fn issued(&self) -> Vec<IssuedCertificate> {

@@ -68,12 +68,15 @@ impl Reporter for Lines {
     fn report(&self, event: Event) {
         let line = self.told.line(&event);
         let is_step = matches!(event, Event::ApplyProgress { .. } | Event::ApplyStart { .. });
-        self.waiting().note(&event, self.steps || !is_step, Instant::now());
+        // What an account has to say is its one step.
+        let is_silent = matches!(&event, Event::ApplyStart { address: Address::Account(_), .. })
+            || is_step && !self.steps;
+        self.waiting().note(&event, !is_silent, Instant::now());
         match event {
             Event::ApplyErrored { .. } | Event::DnsRetry { .. } | Event::Warning { .. } => {
                 self.ui.alert(&line);
             }
-            _ if is_step && !self.steps => {}
+            _ if is_silent => {}
             _ => self.ui.say(&line),
         }
     }

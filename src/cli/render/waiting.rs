@@ -5,6 +5,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::apply::Event;
+use crate::apply::Step;
 use crate::model::Address;
 
 /// How long nothing is said before this is.
@@ -43,7 +44,10 @@ impl Waiting {
                     Some(name) => Address::Certificate(name.clone()),
                     None => address.clone(),
                 };
-                // What never began here has no end either: an account, for one.
+                // An account is done with its first step.
+                if matches!(step, Step::AccountReady | Step::AccountUpdated) {
+                    self.open.remove(&address);
+                }
                 if let Some(at) = self.open.get_mut(&address) {
                     *at = At { step: step.describe(), since: now };
                 }
@@ -84,7 +88,6 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::apply::Step;
 
     fn certificate(name: &str) -> Address {
         Address::Certificate(name.parse().unwrap())
@@ -114,6 +117,18 @@ mod tests {
         waiting.note(&done, false, at(61));
         let line = waiting.line(at(71)).unwrap();
         assert!(line.contains("certificate/b since") && !line.contains("certificate/a"), "{line}");
+    }
+
+    #[test]
+    fn an_account_that_a_ca_never_answers_for_is_named() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let mut waiting = Waiting::new(begun);
+        let account: Address = "account/ca".parse().unwrap();
+        waiting.note(&Event::ApplyStart { address: account.clone(), resumed: false }, false, begun);
+        assert_eq!(waiting.line(at(31)).unwrap(), "still waiting: account/ca since \"starting\" 31 s ago");
+        waiting.note(&Event::ApplyProgress { address: account, step: Step::AccountReady }, true, at(40));
+        assert_eq!(waiting.line(at(80)), None);
     }
 
     #[test]

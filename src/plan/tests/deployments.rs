@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::OnRemove;
 use crate::plan::Step;
 
 #[test]
@@ -225,4 +226,22 @@ fn a_target_of_another_kind_under_the_same_name_is_an_error() {
     let plan = world.plan();
     assert_eq!(lines(&plan), ["~ certificate/shop time renew_because_window"]);
     assert!(messages(&plan)[0].contains("was of the kind `files` and is `ssh` now"), "{:?}", plan.errors);
+}
+
+#[test]
+fn what_a_removal_goes_by_is_remembered_when_it_changes() {
+    let mut world = World::shop();
+    let entry = &mut world.wanted("shop").deploy[0];
+    entry.on_remove = OnRemove::Keep;
+    entry.verify = vec![endpoint("shop.example.com")];
+    assert_eq!(world.lines(), ["~ deployment/shop/edge config update_because_settings_changed"]);
+    let plan = world.plan();
+    let changed = &plan.changes[0].details.changed;
+    assert_eq!(changed["on_remove"].after.as_deref(), Some("keep"));
+    assert_eq!(changed["verify"].after.as_deref(), Some("shop.example.com:443"));
+    let work = &plan.work()[&name("shop")];
+    assert_eq!((work.record.as_slice(), work.deploy.len()), ([name("edge")].as_slice(), 0));
+    // A deployment that is made anyway remembers it by itself.
+    world.holds("shop", "edge", Fact::Absent);
+    assert_eq!(world.lines(), ["+ deployment/shop/edge drift redeploy_because_target_is_empty"]);
 }

@@ -166,6 +166,48 @@ fn a_change_of_an_account_is_applied_as_it_was_reviewed_or_not_at_all() {
 }
 
 #[test]
+fn an_account_that_would_be_another_is_stale_with_what_needs_it() {
+    let key = |name: &str| Some(crate::model::SecretRef::File(name.into()));
+    // In use already.
+    let mut world = World::shop();
+    world.issuer().account_key = key("reviewed.pem");
+    let saved = save(&world);
+    world.issuer().account_key = key("another.pem");
+    assert_eq!(stale(&saved, &world).len(), 1);
+    // And created.
+    let mut world = World::new_shop();
+    world.prior.accounts.clear();
+    let saved = save(&world);
+    for edit in [
+        |world: &mut World| world.issuer().contact = vec!["evil@example.com".to_owned()],
+        |world: &mut World| {
+            world.issuer().account_key = Some(crate::model::SecretRef::File("evil.pem".into()))
+        },
+    ] {
+        let mut world = World::new_shop();
+        world.prior.accounts.clear();
+        edit(&mut world);
+        assert_eq!(stale(&saved, &world).len(), 1);
+        let mut fresh = world.plan();
+        saved.restrict(&mut fresh);
+        assert!(fresh.is_empty(), "{:?}", lines(&fresh));
+    }
+}
+
+#[test]
+fn a_command_that_changed_after_the_review_is_stale() {
+    let mut world = World::new_shop();
+    let saved = save(&world);
+    world.desired.targets.get_mut(&name("edge")).unwrap().block = json!({ "reload": ["another"] });
+    assert_eq!(stale(&saved, &world).len(), 1);
+    let mut world = World::shop();
+    world.wanted("shop").deploy.clear();
+    let saved = save(&world);
+    world.desired.targets.get_mut(&name("edge")).unwrap().block = json!({ "reload": ["another"] });
+    assert_eq!(stale(&saved, &world).len(), 1);
+}
+
+#[test]
 fn a_plan_is_made_again_with_the_same_options_but_those_that_only_the_command_gives() {
     let mut world = World::shop();
     world.options.only = Some(Only::Config);

@@ -48,6 +48,9 @@ snapshots! {
         world.issuer().contact = vec!["dev@example.com".to_owned()];
         world.issuer().account_key = Some(SecretRef::Env("ACCOUNT_KEY".to_owned()));
     };
+    settings_of_a_deployment_changed: World::shop(), |world| {
+        world.wanted("shop").deploy[0].verify = vec![endpoint("shop.example.com")];
+    };
     contacts_changed: World::shop(), |world| world.issuer().contact.clear();
     renewed_because_time_passed: World::shop(), |world| world.now = time("2026-11-01T00:00:00Z");
     renewed_because_of_the_window: World::shop(), |world| {

@@ -28,6 +28,7 @@ pub(super) fn will_be(change: &ResourceChange) -> &'static str {
         _ if reason == "resume_interrupted_operation" => "will be finished",
         (_, ["forget"]) => "will be forgotten",
         (_, ["delete"]) => "will be removed",
+        (Address::Deployment(..), _) if reason == "update_because_settings_changed" => "stays as it is",
         (Address::Deployment(..), ["create"]) if reason.starts_with("redeploy") => "will be deployed again",
         (Address::Deployment(..), ["create"]) => "will be deployed",
         (_, ["create"]) => "will be created",
@@ -35,7 +36,9 @@ pub(super) fn will_be(change: &ResourceChange) -> &'static str {
             "will be deployed anew before the old one is removed"
         }
         (Address::Deployment(..), _) => "will be deployed again",
-        (Address::Account(_), _) if reason.starts_with("import") => "will be replaced by another account",
+        (Address::Account(_), _) if reason.starts_with("import") => {
+            "will be the account of the configured key"
+        }
         _ if reason.starts_with("renew") => "will be renewed",
         _ if reason.starts_with("reissue") => "will be reissued",
         _ if reason.starts_with("move") => "keeps its certificate under the new name",
@@ -63,7 +66,7 @@ pub(super) fn why(change: &ResourceChange, now: Timestamp) -> String {
         "forget_because_never_issued" => {
             "it is no longer in the configuration, and was never issued".to_owned()
         }
-        "import_because_account_key_changed" => "`account_key` names the key of another account".to_owned(),
+        "import_because_account_key_changed" => "`account_key` was added, or names another place".to_owned(),
         "move_because_renamed" => "`moved:` says so".to_owned(),
         "renew_because_ari" => {
             let opened = match (details.window_start, details.window_end) {
@@ -111,6 +114,9 @@ pub(super) fn why(change: &ResourceChange, now: Timestamp) -> String {
             format!("an operation{started} was interrupted{stage}{end}")
         }
         "update_because_contact_changed" => CONTACT_CHANGED.to_owned(),
+        "update_because_settings_changed" => {
+            "what a later removal goes by changed in the configuration, and is remembered".to_owned()
+        }
         "reissue_because_order_lost" => {
             "the CA no longer knows the order of an interrupted operation".to_owned()
         }
