@@ -113,7 +113,8 @@ struct Acme {
     /// An external account binding: what the CA gave you to open an account.
     eab: Option<Eab>,
     /// The key of an existing account: ECDSA (P-256, P-384) or RSA (2048, 3072, 4096), in PEM or as certbot's JWK. Named
-    /// later, it takes that account over in the place of the one in use.
+    /// later, or under another name, it takes that account over in the place of the one in use; it is read then, and kept
+    /// sealed in state.
     account_key: Option<SecretRef>,
 }
 

@@ -116,6 +116,9 @@ impl ResourceChange {
             && self.change == other.change
             && self.action_reason == other.action_reason
             && self.cause == other.cause
+            && self.details.changed == other.details.changed
+            && self.details.added_names == other.details.added_names
+            && self.details.removed_names == other.details.removed_names
     }
 }
 

@@ -105,3 +105,20 @@ fn a_certificate_that_may_exist_outlives_a_run_that_cannot_go_on_with_it() {
     assert_ne!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(world.project.record("default", "shop")["content"]["operation"]["id"], before, "{output:?}");
 }
+
+#[test]
+fn a_deployment_that_is_to_be_kept_by_now_is_kept_though_nothing_was_deployed_since() {
+    let world = World::new();
+    configure(&world, OLD, &shop("old"));
+    let _ = world.project.certplan(&["apply", "--auto-approve"]).expect(0);
+    let kept = "  shop: { names: [shop.example.test], deploy: [{ target: old, on_remove: keep }] }\n";
+    configure(&world, OLD, kept);
+    let plan = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(2);
+    assert!(plan.stdout.contains("on_remove: remove -> keep"), "{plan}");
+    let _ = world.project.certplan(&["apply", "--auto-approve"]).expect(0);
+    let _ = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
+    assert_eq!(world.issued(), 1, "nothing is issued or deployed for that");
+    configure(&world, OLD, "  other: { names: [other.example.test] }\n");
+    let run = world.project.certplan(&["apply", "--auto-approve"]).expect(0);
+    assert!(serves(&world), "{run}");
+}

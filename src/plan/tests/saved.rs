@@ -120,6 +120,24 @@ fn what_shows_something_else_than_would_be_done_is_refused() {
 }
 
 #[test]
+fn the_lines_below_a_change_are_shown_as_they_are_done() {
+    let mut world = World::shop();
+    world.wanted("shop").names = names(&["www.example.com"]);
+    world.wanted("shop").key.key_type = KeyType::EcdsaP384;
+    let text = save(&world).to_json();
+    for (shown, instead) in [
+        ("\"after\": \"ecdsa-p384\"", "\"after\": \"ecdsa-p256\""),
+        ("\"added_names\": [", "\"added_names\": [\"harmless.example.com\","),
+        ("\"removed_names\": [", "\"removed_names\": [\"harmless.example.com\","),
+    ] {
+        assert!(text.contains(shown), "{text}");
+        let saved = SavedPlan::from_json(text.replace(shown, instead).as_bytes()).unwrap();
+        let stale = stale(&saved, &world);
+        assert!(stale.iter().any(|stale| stale.contains("shows something else")), "{instead}: {stale:?}");
+    }
+}
+
+#[test]
 fn a_plan_from_before_there_was_state_says_so() {
     let mut world = World::new_shop();
     world.prior.lineage = None;
