@@ -23,18 +23,31 @@ impl Selection {
     ///
     /// A glob that matches `certificate/<name>` selects the certificate's deployments as well.
     pub fn matches(&self, address: &Address, labels: &BTreeMap<String, String>) -> bool {
-        let hit = |globs: &[String]| {
-            globs.iter().any(|pattern| {
-                glob(pattern.as_bytes(), address.to_string().as_bytes())
-                    || address.certificate().is_some_and(|name| {
-                        glob(pattern.as_bytes(), Address::Certificate(name.clone()).to_string().as_bytes())
-                    })
-            })
-        };
+        let hit = |globs: &[String]| globs.iter().any(|pattern| hits(pattern, address));
         (self.addresses.is_empty() || hit(&self.addresses))
             && !hit(&self.exclude)
             && self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
     }
+
+    /// The globs of `exclude` that match none of these addresses.
+    pub fn idle_excludes(&self, addresses: impl IntoIterator<Item = Address>) -> Vec<&str> {
+        let mut idle: Vec<&str> = self.exclude.iter().map(String::as_str).collect();
+        for address in addresses {
+            if idle.is_empty() {
+                break;
+            }
+            idle.retain(|pattern| !hits(pattern, &address));
+        }
+        idle
+    }
+}
+
+/// Whether a glob matches an address, or the certificate of a deployment.
+fn hits(pattern: &str, address: &Address) -> bool {
+    glob(pattern.as_bytes(), address.to_string().as_bytes())
+        || address.certificate().is_some_and(|name| {
+            glob(pattern.as_bytes(), Address::Certificate(name.clone()).to_string().as_bytes())
+        })
 }
 
 fn glob(pattern: &[u8], text: &[u8]) -> bool {

@@ -23,6 +23,10 @@ use super::input::PlanInput;
 use super::input::PriorCertificate;
 use super::limits::Ledger;
 
+/// What a selection or a part of it that matches nothing could have named.
+const SELECTION_HELP: &str = "`certplan plan` without a selection shows the addresses; globs are matched against \
+                              `certificate/NAME`, `deployment/NAME/TARGET` and `account/ISSUER`";
+
 /// What is gathered while the certificates are gone through one by one.
 #[derive(Debug)]
 pub(super) struct Planner<'a> {
@@ -215,6 +219,21 @@ impl<'a> Planner<'a> {
         });
     }
 
+    /// Every address of the configuration and of state, whatever is selected.
+    fn known_addresses(&self) -> impl Iterator<Item = Address> + use<'a> {
+        let (desired, prior) = (self.desired, self.input.prior);
+        let wanted = desired.certificates.values().flat_map(|certificate| {
+            let targets = certificate.deploy.iter().map(|entry| &entry.target);
+            addresses_of(&certificate.name, targets)
+        });
+        let recorded = prior
+            .certificates
+            .iter()
+            .flat_map(|(name, known)| addresses_of(name, known.record.deployments.keys()));
+        let issuers = desired.issuers.keys().chain(prior.accounts.keys());
+        wanted.chain(recorded).chain(issuers.map(|issuer| Address::Account(issuer.clone())))
+    }
+
     fn check_selection(&mut self) {
         let options = self.input.options;
         if !self.everything_selected && self.selected == 0 {
@@ -223,14 +242,13 @@ impl<'a> Planner<'a> {
                     options.selection.matches(&Address::Account(issuer.clone()), &BTreeMap::new())
                 });
             if !known {
-                self.fail(
-                    None,
-                    "the selection matches nothing",
-                    "`certplan plan` without a selection shows the addresses; globs are matched against \
-                     `certificate/NAME` and `deployment/NAME/TARGET`"
-                        .to_owned(),
-                );
+                self.fail(None, "the selection matches nothing", SELECTION_HELP.to_owned());
             }
+        }
+        // What a typo would have left out is applied otherwise.
+        for glob in options.selection.idle_excludes(self.known_addresses()) {
+            let message = format!("`--exclude {glob}` matches nothing");
+            self.fail(None, message, SELECTION_HELP.to_owned());
         }
         for address in &options.replace {
             let certificate = address.certificate().and_then(|name| self.desired.certificates.get(name));
@@ -268,6 +286,15 @@ impl<'a> Planner<'a> {
             );
         }
     }
+}
+
+/// The address of a certificate and those of its deployments.
+fn addresses_of<'n>(
+    certificate: &'n Name,
+    targets: impl Iterator<Item = &'n Name>,
+) -> impl Iterator<Item = Address> {
+    let deployments = targets.map(|target| Address::Deployment(certificate.clone(), target.clone()));
+    std::iter::once(Address::Certificate(certificate.clone())).chain(deployments)
 }
 
 /// Follows `moved:` from each certificate that state does not know back to one that it does.

@@ -137,21 +137,48 @@ fn a_selection_that_matches_nothing_is_an_error() {
     1 error, and nothing else to do now.
 
     Error: the selection matches nothing
-      `certplan plan` without a selection shows the addresses; globs are matched against `certificate/NAME` and `deployment/NAME/TARGET`
+      `certplan plan` without a selection shows the addresses; globs are matched against `certificate/NAME`, `deployment/NAME/TARGET` and `account/ISSUER`
     [exit code: 1]
     ");
     check!(project.certplan(&["plan", "-l", "team=payments"]), @"
     1 error, and nothing else to do now.
 
     Error: the selection matches nothing
-      `certplan plan` without a selection shows the addresses; globs are matched against `certificate/NAME` and `deployment/NAME/TARGET`
+      `certplan plan` without a selection shows the addresses; globs are matched against `certificate/NAME`, `deployment/NAME/TARGET` and `account/ISSUER`
     [exit code: 1]
     ");
     check!(project.certplan(&["apply", "--auto-approve", "--exclude", "**"]), @"
     1 error, and nothing else to do now.
 
     Error: the selection matches nothing
-      `certplan plan` without a selection shows the addresses; globs are matched against `certificate/NAME` and `deployment/NAME/TARGET`
+      `certplan plan` without a selection shows the addresses; globs are matched against `certificate/NAME`, `deployment/NAME/TARGET` and `account/ISSUER`
+    ------- stderr -------
+    error: nothing was applied: the plan has an error that concerns all of it
+    [exit code: 1]
+    ");
+    let run =
+        project.certplan(&["apply", "--auto-approve", "--refresh=false", "--exclude", "certificate/shup"]);
+    check!(run, @"
+    Apply will do the following:
+      + create
+
+      # account/ca will be created
+      # config: certificates of this CA need an account
+      + account/ca
+          + directory: https://[address]/directory
+
+      # certificate/shop will be created
+      # config: it is new in the configuration
+      + certificate/shop
+          + names: shop.example.test
+          + issuer: ca
+          + key_type: ecdsa-p256
+
+    Plan: 2 to add, 0 to change, 0 to remove.
+    Targets, endpoints and CAs were not looked at (`--refresh=false`).
+
+    Error: `--exclude certificate/shup` matches nothing
+      `certplan plan` without a selection shows the addresses; globs are matched against `certificate/NAME`, `deployment/NAME/TARGET` and `account/ISSUER`
     ------- stderr -------
     error: nothing was applied: the plan has an error that concerns all of it
     [exit code: 1]

@@ -69,6 +69,27 @@ fn a_selection_that_matches_nothing_is_an_error() {
 }
 
 #[test]
+fn an_exclude_that_matches_nothing_is_an_error_and_not_an_apply_of_everything() {
+    for exclude in ["certificate/dew", "due", "deployment/due/vault", "account/other"] {
+        let mut world = five();
+        world.options.selection.exclude = vec!["certificate/due".to_owned(), exclude.to_owned()];
+        let plan = world.plan();
+        assert_eq!(messages(&plan), [format!("`--exclude {exclude}` matches nothing")]);
+        assert!(plan.errors[0].address.is_none(), "it stops all of the plan");
+        assert!(plan.errors[0].help.as_ref().unwrap().contains("`account/ISSUER`"));
+    }
+    // What is there, in the configuration or in state, is matched also when another flag leaves it out.
+    for exclude in
+        ["certificate/fine", "certificate/gone", "deployment/gone/*", "deployment/new/edge", "account/le"]
+    {
+        let mut world = five();
+        world.options.selection.addresses = vec!["certificate/due".to_owned()];
+        world.options.selection.exclude = vec![exclude.to_owned()];
+        assert_eq!(messages(&world.plan()), [""; 0], "{exclude}");
+    }
+}
+
+#[test]
 fn a_request_outside_of_the_selection_is_an_error() {
     let mut world = five();
     world.options.selection.addresses = vec!["certificate/due".to_owned()];
