@@ -15,7 +15,7 @@ use super::error::CliError;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Configuration: a file, or a folder whose *.yaml files are merged [env: CERTPLAN_CONFIG] [default: certplan.yaml]
+    /// Configuration: a file, or a folder whose *.yaml and *.yml are merged [env: CERTPLAN_CONFIG] [default: certplan.yaml]
     // Not clap's own `env`: there an empty variable is an error, and CI systems pass what is not set as empty.
     #[arg(
         long,

@@ -11,7 +11,7 @@ use super::ui::Ui;
 
 /// Tidy the white space of the configuration; comments, order and meaning stay
 ///
-/// Of a folder, every *.yaml file. Says of each file whether it was changed.
+/// Of a folder, every *.yaml and *.yml. Says of each file whether it was changed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Change nothing; exit with 1 when something would change

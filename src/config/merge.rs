@@ -22,11 +22,12 @@ pub(crate) fn merge(roots: Vec<Node>, report: &mut Report) -> Node {
     let single = roots.len() == 1;
     let mut merged: Vec<Entry> = Vec::new();
     for root in roots {
+        let is_nothing = root.is_nothing();
         match root.content {
             Content::Map(entries) if single => merged = entries,
             Content::Map(entries) => entries.into_iter().for_each(|entry| add(&mut merged, entry, report)),
-            // A file of comments only says nothing.
-            Content::Scalar { text, plain: true } if text.is_empty() => {}
+            // What is empty is reported as that.
+            _ if is_nothing => {}
             Content::List(_) | Content::Scalar { .. } => {
                 let message = "a configuration is a map, with `version: 1` as its first key";
                 report.push(Diagnostic::error("wrong-type", root.span, message));

@@ -81,7 +81,7 @@ impl Loaded {
     }
 }
 
-/// Reads and validates a configuration: a file, or a folder whose `*.yaml` are merged.
+/// Reads and validates a configuration: a file, or a folder whose `*.yaml` and `*.yml` are merged.
 pub fn load(path: &Path, registry: &Registry) -> Result<Loaded, LoadError> {
     let files = source::read(path)?;
     parse(files.sources, files.base, registry)
@@ -94,9 +94,17 @@ pub fn parse(sources: Sources, base: PathBuf, registry: &Registry) -> Result<Loa
     let mut ids = 0;
     let mut roots = Vec::new();
     for (index, file) in (0_u32..).zip(sources.files()) {
-        if let Some(root) = parser::parse(file, index, &LIMITS, &mut ids, &mut report) {
-            roots.push(root);
+        let errors = report.errors();
+        let root = parser::parse(file, index, &LIMITS, &mut ids, &mut report);
+        let is_empty = report.errors() == errors && root.as_ref().is_none_or(Node::is_nothing);
+        if is_empty && sources.files().len() > 1 {
+            // What it held before it was emptied would be removed.
+            report.push(
+                Diagnostic::error("empty", Span::new(index, 0, 0), "the file is empty")
+                    .help("delete it if nothing is meant to be in it"),
+            );
         }
+        roots.extend(root);
     }
     let incomplete = report.errors() > 0 && roots.len() < sources.files().len();
     let root = merge::merge(roots, &mut report);
@@ -115,8 +123,8 @@ pub fn parse(sources: Sources, base: PathBuf, registry: &Registry) -> Result<Loa
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// A folder without a `*.yaml` in it.
-    #[error("the folder `{}` holds no `*.yaml`", path.display())]
+    /// A folder without a `*.yaml` or `*.yml` in it.
+    #[error("the folder `{}` holds no `*.yaml` and no `*.yml`", path.display())]
     EmptyFolder {
         /// The folder.
         path: PathBuf,
@@ -160,7 +168,7 @@ pub enum LoadError {
         limit: usize,
     },
     /// A folder with too many files.
-    #[error("the folder `{}` holds more than {limit} `*.yaml`", path.display())]
+    #[error("the folder `{}` holds more than {limit} `*.yaml` and `*.yml`", path.display())]
     TooManyFiles {
         /// The folder.
         path: PathBuf,

@@ -97,6 +97,11 @@ impl Node {
         self.entry(key).map(|entry| &entry.value)
     }
 
+    /// Whether nothing is written there.
+    pub(crate) fn is_nothing(&self) -> bool {
+        matches!(&self.content, Content::Scalar { text, plain: true } if text.is_empty())
+    }
+
     /// The text, when it is a scalar that is not empty.
     pub(crate) fn text(&self) -> Option<&str> {
         match &self.content {

@@ -23,7 +23,7 @@ pub(crate) struct Files {
     pub(crate) base: PathBuf,
 }
 
-/// Reads a file, or every `*.yaml` that lies directly in a folder, in the order of their names.
+/// Reads a file, or every `*.yaml` and `*.yml` that lies directly in a folder, in the order of their names.
 pub(crate) fn read(path: &Path) -> Result<Files, LoadError> {
     let Some(paths) = list(path)? else {
         let base = match path.parent() {
@@ -58,7 +58,9 @@ pub fn list(path: &Path) -> Result<Option<Vec<PathBuf>>, LoadError> {
     for entry in entries {
         let name = entry.map_err(unreadable)?.file_name();
         let hidden = name.as_encoded_bytes().starts_with(b".");
-        if !hidden && Path::new(&name).extension().is_some_and(|extension| extension == "yaml") {
+        if !hidden
+            && Path::new(&name).extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+        {
             paths.push(path.join(name));
         }
         if paths.len() > LIMITS.files {
@@ -140,13 +142,13 @@ mod tests {
     #[test]
     fn a_folder_gives_its_yaml_files_in_order_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["b.yaml", "a.yaml", ".hidden.yaml", "notes.md"] {
+        for name in ["b.yaml", "c.yml", "a.yaml", ".hidden.yaml", ".hidden.yml", "notes.md"] {
             std::fs::write(folder.path().join(name), "# nothing\n").unwrap();
         }
         let files = read(folder.path()).unwrap();
         let names: Vec<&str> =
             files.sources.files().iter().map(|file| file.path.rsplit('/').next().unwrap()).collect();
-        assert_eq!(names, ["a.yaml", "b.yaml"]);
+        assert_eq!(names, ["a.yaml", "b.yaml", "c.yml"]);
         assert_eq!(files.base, folder.path());
     }
 

@@ -117,7 +117,7 @@ fn what_is_no_file_is_not_read() {
     fs::create_dir(&path).expect("the folder is writable");
     check!(project.certplan(&["plan"]), @"
     ------- stderr -------
-    error: the folder `certplan.yaml` holds no `*.yaml`
+    error: the folder `certplan.yaml` holds no `*.yaml` and no `*.yml`
     hint: `certplan init NAME --dns KIND --to FOLDER` writes a first configuration; `--config PATH` names another
     [exit code: 1]
     ");

@@ -366,7 +366,7 @@ fn fmt_says_what_it_did() {
     fs::create_dir(project.path().join("empty")).expect("writable");
     check!(project.certplan(&["--config", "empty", "fmt"]), @"
     ------- stderr -------
-    error: the folder `empty` holds no `*.yaml`
+    error: the folder `empty` holds no `*.yaml` and no `*.yml`
     [exit code: 1]
     ");
 }

@@ -50,7 +50,7 @@ fn the_first_page() {
       -V, --version  Print version
 
     Global options:
-          --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
+          --config <PATH>  Configuration: a file, or a folder whose *.yaml and *.yml are merged [env:
                            CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
@@ -158,7 +158,7 @@ fn the_page_of_apply() {
                                is due, or what drifted [possible values: config, drift, renewals]
 
     Global options:
-          --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
+          --config <PATH>  Configuration: a file, or a folder whose *.yaml and *.yml are merged [env:
                            CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
@@ -185,7 +185,7 @@ fn the_page_of_init() {
       -V, --version            Print version
 
     Global options:
-          --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
+          --config <PATH>  Configuration: a file, or a folder whose *.yaml and *.yml are merged [env:
                            CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
@@ -223,7 +223,7 @@ fn the_page_of_plan() {
                                is due, or what drifted [possible values: config, drift, renewals]
 
     Global options:
-          --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
+          --config <PATH>  Configuration: a file, or a folder whose *.yaml and *.yml are merged [env:
                            CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
@@ -253,7 +253,7 @@ fn the_page_of_renew() {
       -V, --version              Print version
 
     Global options:
-          --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
+          --config <PATH>  Configuration: a file, or a folder whose *.yaml and *.yml are merged [env:
                            CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
@@ -294,7 +294,7 @@ fn the_page_of_sandbox() {
       -V, --version                      Print version
 
     Global options:
-          --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
+          --config <PATH>  Configuration: a file, or a folder whose *.yaml and *.yml are merged [env:
                            CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
@@ -319,7 +319,7 @@ fn the_page_of_show() {
       -V, --version  Print version
 
     Global options:
-          --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
+          --config <PATH>  Configuration: a file, or a folder whose *.yaml and *.yml are merged [env:
                            CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
@@ -347,7 +347,7 @@ fn the_pages_of_state() {
       -V, --version  Print version
 
     Global options:
-          --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
+          --config <PATH>  Configuration: a file, or a folder whose *.yaml and *.yml are merged [env:
                            CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
@@ -366,7 +366,7 @@ fn the_pages_of_state() {
       -V, --version  Print version
 
     Global options:
-          --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
+          --config <PATH>  Configuration: a file, or a folder whose *.yaml and *.yml are merged [env:
                            CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
@@ -386,7 +386,7 @@ fn the_pages_of_state() {
       -V, --version  Print version
 
     Global options:
-          --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
+          --config <PATH>  Configuration: a file, or a folder whose *.yaml and *.yml are merged [env:
                            CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
@@ -406,7 +406,7 @@ fn the_pages_of_state() {
       -V, --version  Print version
 
     Global options:
-          --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
+          --config <PATH>  Configuration: a file, or a folder whose *.yaml and *.yml are merged [env:
                            CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
@@ -430,7 +430,7 @@ fn the_page_of_key_export() {
       -V, --version     Print version
 
     Global options:
-          --config <PATH>  Configuration: a file, or a folder whose *.yaml files are merged [env:
+          --config <PATH>  Configuration: a file, or a folder whose *.yaml and *.yml are merged [env:
                            CERTPLAN_CONFIG] [default: certplan.yaml]
           --color <WHEN>   When to use colour [default: auto] [possible values: always, auto, never]
       -q, --quiet          Say only what went wrong
