@@ -18,6 +18,7 @@ use super::node::POISONED;
 use super::node::Scalar;
 use super::node::not_a_text;
 use super::path::bad_path;
+use super::path::could_be_path;
 use super::render::names_a_secret;
 use super::rule::Kind;
 use super::rule::Rule;
@@ -485,20 +486,28 @@ impl<'a> Checker<'a> {
         if !node.items().is_empty() {
             self.report.mask(node.span);
         }
-        if let Some(value) = node.get("env")
-            && let Some(text) = value.text()
-            && !is_variable(text)
-        {
-            self.report.mask(value.span);
+        let variable = format!("write the variable's name: {}", quoted(&reference("NAME")));
+        let path = format!("write the path of a file: {}", quoted(&format!("{key}: {{ file: PATH }}")));
+        let literals = [
+            ("env", is_variable as fn(&str) -> bool, "the name of an environment variable", variable),
+            ("file", could_be_path, "the path of a file", path),
+        ]
+        .into_iter()
+        .filter_map(|(key, is_reference, what, help)| {
+            let value = node.get(key).filter(|value| value.text().is_some_and(|text| !is_reference(text)))?;
+            Some((value.span, what, help))
+        });
+        let mut is_literal = false;
+        for (span, what, help) in literals {
+            is_literal = true;
+            self.report.mask(span);
             self.report.push(
-                Diagnostic::error(
-                    "literal-secret",
-                    value.span,
-                    "this is not the name of an environment variable",
-                )
-                .label("not shown: it may be a secret")
-                .help(format!("write the variable's name: {}", quoted(&reference("NAME")))),
+                Diagnostic::error("literal-secret", span, format!("this is not {what}"))
+                    .label("not shown: it may be a secret")
+                    .help(help),
             );
+        }
+        if is_literal {
             return false;
         }
         for value in node.entries().iter().filter(|entry| entry.key != "env" && entry.key != "file") {

@@ -1,5 +1,6 @@
 //! Paths that a configuration names.
 
+use super::diagnostic::is_key_material;
 use super::diagnostic::quoted;
 
 /// What is wrong with a path, and what to write instead: it is empty, or leads out of the configuration's folder.
@@ -14,6 +15,14 @@ pub(crate) fn bad_path(path: &str) -> Option<(String, &'static str)> {
     })
 }
 
+/// Whether a text can be the path of a file with a secret, rather than the secret itself. No file system takes a longer path.
+pub(crate) fn could_be_path(text: &str) -> bool {
+    text.len() <= 4_096
+        && !text.contains(char::is_control)
+        && !text.contains("-----BEGIN")
+        && !is_key_material(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -25,6 +34,19 @@ mod tests {
         }
         for good in ["a", "./a", "/a", "..a", "a..", "a/.b"] {
             assert!(bad_path(good).is_none(), "{good}");
+        }
+    }
+
+    #[test]
+    fn what_holds_a_secret_itself_is_no_path_of_one() {
+        let long = "a".repeat(4_097);
+        for secret in
+            ["a\nb", "a\0", "-----BEGIN EC PRIVATE KEY-----", "-----BEGIN X", "age-secret-key-1abc", &long]
+        {
+            assert!(!could_be_path(secret), "{secret}");
+        }
+        for path in ["key.pem", "/run/secrets/BEGIN", "./a b/key", &long[1..]] {
+            assert!(could_be_path(path), "{path}");
         }
     }
 }
