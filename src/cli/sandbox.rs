@@ -64,7 +64,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
     validation_delay: Duration,
 
-    /// Require an external account binding
+    /// Require an external account binding, and print one
     #[arg(long)]
     eab_required: bool,
 

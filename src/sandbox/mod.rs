@@ -25,6 +25,7 @@ use std::time::Duration;
 use aws_lc_rs::rand;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -52,7 +53,7 @@ pub use self::options::{
 };
 use crate::model::Fqdn;
 
-/// The ports and the made key, kept so that a restarted sandbox is the same one to its clients.
+/// The ports and the made keys, kept so that a restarted sandbox is the same one to its clients.
 const SETTINGS: &str = "sandbox.json";
 /// Accounts, orders, authorizations and certificates.
 const STATE: &str = "ca.json";
@@ -71,6 +72,7 @@ pub struct Sandbox {
     dns_address: SocketAddr,
     management_address: SocketAddr,
     tsig_keys: Vec<TsigKey>,
+    eab_keys: Vec<EabKey>,
     zones: Vec<Fqdn>,
     ledger: Ledger,
     faults: Arc<FaultState>,
@@ -85,6 +87,8 @@ struct Settings {
     dns_port: u16,
     management_port: u16,
     tsig_keys: Vec<TsigKey>,
+    #[serde(default)]
+    eab_keys: Vec<EabKey>,
 }
 
 impl Sandbox {
@@ -114,6 +118,14 @@ impl Sandbox {
             (true, false) => settings.tsig_keys,
             (true, true) => vec![make_tsig_key()?],
         };
+        // One that was made once stays known: a configuration with it goes on working.
+        if options.eab_keys.is_empty() {
+            options.eab_keys = settings.eab_keys;
+        }
+        if options.eab_keys.is_empty() && options.eab_required {
+            options.eab_keys.push(make_eab_key()?);
+        }
+        let eab_keys = options.eab_keys.clone();
         let ledger = Ledger::new(options.clock.clone(), options.ledger_file.as_deref())?;
         let faults = Arc::new(FaultState::new(options.seed, options.faults.clone()));
         let tasks = TaskTracker::new();
@@ -156,6 +168,7 @@ impl Sandbox {
                         dns_port: dns_address.port(),
                         management_port: management_address.port(),
                         tsig_keys: tsig_keys.clone(),
+                        eab_keys: eab_keys.clone(),
                     },
                 )?;
                 folder.write(BUNDLE, ca.roots().concat().as_bytes())?;
@@ -181,6 +194,7 @@ impl Sandbox {
             dns_address,
             management_address,
             tsig_keys,
+            eab_keys,
             zones,
             ledger,
             faults,
@@ -227,6 +241,11 @@ impl Sandbox {
     /// The keys that may update the zones.
     pub fn tsig_keys(&self) -> &[TsigKey] {
         &self.tsig_keys
+    }
+
+    /// The external account keys that the CA knows.
+    pub fn eab_keys(&self) -> &[EabKey] {
+        &self.eab_keys
     }
 
     /// The zones that the DNS server is authoritative for.
@@ -294,10 +313,22 @@ impl Sandbox {
         if let Some(key) = self.tsig_keys.first() {
             text.push_str(&format!("    export SANDBOX_TSIG_SECRET='{}'\n", key.secret));
         }
+        if let Some(key) = self.eab_keys.first() {
+            text.push_str(&format!(
+                "    export SANDBOX_EAB_KEY_ID='{}'\n    export SANDBOX_EAB_HMAC_KEY='{}'\n",
+                key.key_id, key.hmac_key
+            ));
+        }
         text.push_str(&format!(
-            "\nIn certplan.yaml:\n\n    issuers:\n      sandbox:\n        acme:\n          directory: {}\n          ca_bundle: {bundle}\n          agree_tos: true\n    defaults: {{ issuer: sandbox }}\n",
+            "\nIn certplan.yaml:\n\n    issuers:\n      sandbox:\n        acme:\n          directory: {}\n          ca_bundle: {bundle}\n          agree_tos: true\n",
             self.directory_url(),
         ));
+        if !self.eab_keys.is_empty() {
+            text.push_str(
+                "          eab:\n            key_id: { env: SANDBOX_EAB_KEY_ID }\n            hmac_key: { env: SANDBOX_EAB_HMAC_KEY }\n",
+            );
+        }
+        text.push_str("    defaults: { issuer: sandbox }\n");
         if let Some(key) = self.tsig_keys.first() {
             let zones = self.zones.iter().map(Fqdn::as_str).collect::<Vec<_>>().join(", ");
             text.push_str(&format!(
@@ -381,13 +412,22 @@ fn address_of(
     address.map_err(|source| SandboxError::Bind { address: "a bound socket".to_owned(), purpose, source })
 }
 
-fn make_tsig_key() -> Result<TsigKey, SandboxError> {
+/// A secret for HMAC-SHA-256.
+fn make_secret() -> Result<[u8; 32], SandboxError> {
     let mut secret = [0; 32];
     rand::fill(&mut secret)
-        .map_err(|_| SandboxError::Option { reason: "there is no randomness for a TSIG key".to_owned() })?;
+        .map_err(|_| SandboxError::Option { reason: "there is no randomness for a key".to_owned() })?;
+    Ok(secret)
+}
+
+fn make_eab_key() -> Result<EabKey, SandboxError> {
+    Ok(EabKey { key_id: "certplan-sandbox".to_owned(), hmac_key: URL_SAFE_NO_PAD.encode(make_secret()?) })
+}
+
+fn make_tsig_key() -> Result<TsigKey, SandboxError> {
     let name =
         Fqdn::new("certplan-sandbox").map_err(|error| SandboxError::Option { reason: error.to_string() })?;
-    Ok(TsigKey { name, algorithm: TsigAlgorithm::default(), secret: STANDARD.encode(secret) })
+    Ok(TsigKey { name, algorithm: TsigAlgorithm::default(), secret: STANDARD.encode(make_secret()?) })
 }
 
 /// Locks; a panic elsewhere does not stop the servers.

@@ -33,7 +33,8 @@ pub struct SandboxOptions {
     pub zones: Vec<ZoneOptions>,
     /// Who may update the zones; when empty, one key of HMAC-SHA-256 is made (or read from the folder).
     pub tsig_keys: Vec<TsigKey>,
-    /// External account keys, each of which registers one account.
+    /// External account keys, each of which registers one account; when empty and one is required, one is made (or read from
+    /// the folder).
     pub eab_keys: Vec<EabKey>,
     /// Whether an account needs an external account binding.
     pub eab_required: bool,
@@ -287,7 +288,7 @@ impl fmt::Debug for TsigKey {
 }
 
 /// An external account key ([RFC 8555, section 7.3.4](https://www.rfc-editor.org/rfc/rfc8555#section-7.3.4)).
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EabKey {
     /// The key's identifier.
     pub key_id: String,

@@ -228,7 +228,7 @@ fn promote_is_an_edit_that_one_can_review() {
     @@ -9,3 +9,3 @@
          acme:
     -      directory: letsencrypt-staging # letsencrypt-staging rehearses, browsers do not trust it; `certplan promote letsencrypt` ends that
-    +      directory: letsencrypt # letsencrypt-staging rehearses, browsers do not trust it; `certplan promote letsencrypt` ends that
+    +      directory: letsencrypt
            agree_tos: true # https://letsencrypt.org/repository/
     ------- stderr -------
 
@@ -583,6 +583,25 @@ fn the_demo_prints_lines_in_the_order_in_which_they_happen() {
 #[test]
 fn what_the_sandbox_says_to_write_is_valid_as_it_is() {
     let world = World::new();
+    rehearse(&world);
+    world.project.certplan(&["--config", "rehearsal.yaml", "validate"]).expect(0);
+}
+
+#[test]
+fn the_binding_that_the_sandbox_prints_gets_an_account_where_one_is_required() {
+    let mut world = World::with(|options| options.eab_required = true);
+    let text = rehearse(&world);
+    world.project.write("sandbox.pem", &world.sandbox.ca_bundle_pem());
+    for line in text.lines().filter_map(|line| line.strip_prefix("    export ")) {
+        let (variable, value) = line.split_once('=').expect("a variable and its value");
+        world.project.set(variable, value.trim_matches('\''));
+    }
+    let run = world.project.certplan(&["--config", "rehearsal.yaml", "apply", "--auto-approve"]).expect(0);
+    assert_eq!((world.accounts(), world.issued()), (1, 1), "{run}");
+}
+
+/// Writes `rehearsal.yaml` as the sandbox says, and returns all that it says.
+fn rehearse(world: &World) -> String {
     let text = world.sandbox.describe();
     let (_, block) = text.split_once("In certplan.yaml:\n\n").expect("it says what to write");
     let block: String =
@@ -594,5 +613,5 @@ fn what_the_sandbox_says_to_write_is_valid_as_it_is() {
             "version: 1\nencryption: {{ recipients: [{recipient}] }}\n{block}certificates:\n  shop: {{ names: [shop.example.test] }}\n"
         ),
     );
-    world.project.certplan(&["--config", "rehearsal.yaml", "validate"]).expect(0);
+    text
 }

@@ -287,7 +287,7 @@ fn the_page_of_sandbox() {
           --rate-limit-rate <PERCENT>    How many of a hundred requests to answer with 429 [default: 0]
           --retry-after <TIME>           What `Retry-After` says with 429
           --validation-delay <TIME>      How long a validation waits before it begins [default: 0s]
-          --eab-required                 Require an external account binding
+          --eab-required                 Require an external account binding, and print one
           --seed <N>                     Decides which requests a rate hits: the same seed and requests
                                          give the same faults [default: 0]
       -h, --help                         Print help (see more with '--help')

@@ -48,6 +48,24 @@ async fn a_restarted_sandbox_is_the_same_one_to_its_clients() {
 }
 
 #[tokio::test]
+async fn the_binding_that_a_sandbox_made_is_known_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = start(folder.path()).await;
+    assert_eq!(plain.eab_keys(), []);
+    plain.shutdown().await.unwrap();
+    let mut options = SandboxOptions::default();
+    options.folder = Some(folder.path().to_owned());
+    options.eab_required = true;
+    let first = Sandbox::start(options.clone()).await.unwrap();
+    let keys = first.eab_keys().to_vec();
+    assert_eq!(keys.len(), 1);
+    assert!(first.describe().contains(&keys[0].hmac_key));
+    first.shutdown().await.unwrap();
+    let second = Sandbox::start(options).await.unwrap();
+    assert_eq!(second.eab_keys(), keys);
+}
+
+#[tokio::test]
 async fn only_the_owner_reads_what_a_sandbox_keeps() {
     use std::os::unix::fs::PermissionsExt;
 
