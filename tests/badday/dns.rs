@@ -80,6 +80,8 @@ fn a_name_in_no_zone_of_ours_is_an_error_before_anything_is_ordered() {
     ");
     let run = world.project.certplan(&["apply", "--auto-approve"]).expect(3);
     assert_eq!((world.orders(), world.issued()), (1, 1), "the other is issued: {run}");
+    let said = "Apply ended: 1 certificate is as it should be, 1 could not be planned.\n";
+    assert!(run.stderr.ends_with(said), "{run}");
 }
 
 #[test]
