@@ -135,6 +135,9 @@ async fn rename(global: &Global, from: &Address, to: &Address, ui: Ui) -> Result
             "only certificates are renamed: `certplan state mv certificate/OLD certificate/NEW`",
         ));
     };
+    if from == to {
+        return Err(CliError::usage(format!("both names are the same: `certificate/{from}`")));
+    }
     let project = Project::load(global, ui)?;
     let state = project.state();
     let (lease, mut stored) = leased(&project, &state, from, &Address::Certificate(from.clone())).await?;

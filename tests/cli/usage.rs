@@ -246,6 +246,11 @@ fn unknown_addresses_are_named() {
     error: only certificates are renamed: `certplan state mv certificate/OLD certificate/NEW`
     [exit code: 64]
     ");
+    check!(project.certplan(&["state", "mv", "certificate/shop", "certificate/shop"]), @"
+    ------- stderr -------
+    error: both names are the same: `certificate/shop`
+    [exit code: 64]
+    ");
     check!(project.certplan(&["renew", "shup"]), @"
     ------- stderr -------
     error: `certificate/shup` is not in the configuration
