@@ -22,6 +22,8 @@ impl AccountKey {
     /// Takes a key as text: PEM with a `PRIVATE KEY` (PKCS#8), an `EC PRIVATE KEY` (SEC 1) or an `RSA PRIVATE KEY`
     /// (PKCS#1), or a private JWK ([RFC 7517](https://www.rfc-editor.org/rfc/rfc7517)).
     pub fn from_text(text: &str) -> Result<Self, AcmeError> {
+        // Some editors write a byte order mark.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         if text.trim_start().starts_with('{') {
             return from_jwk(text);
         }
@@ -139,6 +141,17 @@ mod tests {
             dHoXphBVGue1yrFFfyP1u9ozha8VHnvHPQ==\n\
             -----END EC PRIVATE KEY-----\n";
         AccountKey::from_text(pem).unwrap();
+    }
+
+    #[test]
+    fn a_byte_order_mark_before_a_key_is_no_part_of_it() {
+        let (key, ..) = keys().into_iter().next().unwrap();
+        let pem = pem("PRIVATE KEY", &key.to_pkcs8().unwrap());
+        for text in [pem.as_str(), include_str!("samples/rfc7517-ec.jwk")] {
+            let marked = AccountKey::from_text(&format!("\u{feff}{text}")).unwrap();
+            let plain = AccountKey::from_text(text).unwrap();
+            assert_eq!(marked.thumbprint().unwrap(), plain.thumbprint().unwrap());
+        }
     }
 
     #[test]
