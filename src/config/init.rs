@@ -8,6 +8,10 @@ use crate::registry::Registry;
 /// What stands where only the user knows the value; no configuration with it is valid.
 pub(crate) const PLACEHOLDER: &str = "REPLACE-ME";
 
+/// The comment beside a staging directory.
+pub(crate) const STAGING_REMARK: &str =
+    "letsencrypt-staging rehearses, browsers do not trust it; `certplan promote letsencrypt` ends that";
+
 /// What a first configuration is about.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -42,10 +46,7 @@ pub fn render(options: &InitOptions, registry: &Registry) -> String {
     let names: Vec<String> = options.names.iter().map(|name| scalar(name)).collect();
     let (directory, remark) = match options.production {
         true => ("letsencrypt", "Let's Encrypt's production"),
-        false => (
-            "letsencrypt-staging",
-            "letsencrypt-staging rehearses, browsers do not trust it; `certplan promote letsencrypt` ends that",
-        ),
+        false => ("letsencrypt-staging", STAGING_REMARK),
     };
     let contact = options
         .contact

@@ -7,6 +7,7 @@ use super::diagnostic::Report;
 use super::diagnostic::closest;
 use super::diagnostic::list;
 use super::diagnostic::quoted;
+use super::init::STAGING_REMARK;
 use super::node::Node;
 use super::parser;
 use super::parser::LIMITS;
@@ -90,10 +91,17 @@ fn replace(text: &str, offset: usize, places: &BTreeSet<Span>, replacement: &str
         edited.push_str(quote);
         edited.push_str(replacement);
         edited.push_str(quote);
-        at = end;
+        at = end + staging_remark(text.get(end..).unwrap_or_default());
     }
     edited.push_str(text.get(at..).unwrap_or_default());
     edited
+}
+
+/// How long the comment of [`init`](super::init()) is that follows a value, which is wrong beside production.
+fn staging_remark(rest: &str) -> usize {
+    let line = rest.lines().next().unwrap_or_default();
+    let is_remark = line.trim().strip_prefix("# ") == Some(STAGING_REMARK);
+    if is_remark { line.len() } else { 0 }
 }
 
 /// Why an issuer cannot be moved to production.
@@ -176,6 +184,20 @@ mod tests {
             edit(url, "le").unwrap(),
             "issuers: { le: { acme: { directory: https://acme-v02.api.letsencrypt.org/directory } } }"
         );
+    }
+
+    #[test]
+    fn the_comment_that_init_writes_beside_staging_goes_and_no_other() {
+        let with = |comment: &str| {
+            format!(
+                "issuers:\r\n  le:\r\n    acme:\r\n      directory: 'letsencrypt-staging'{comment}\r\n      agree_tos: true # yes\r\n"
+            )
+        };
+        let production = |comment: &str| with(comment).replacen("letsencrypt-staging", "letsencrypt", 1);
+        assert_eq!(edit(&with(&format!(" # {STAGING_REMARK}")), "le").unwrap(), production(""));
+        for comment in [" # letsencrypt-staging rehearses".to_owned(), format!(" # {STAGING_REMARK}!")] {
+            assert_eq!(edit(&with(&comment), "le").unwrap(), production(&comment));
+        }
     }
 
     #[test]

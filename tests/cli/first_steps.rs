@@ -235,7 +235,7 @@ fn promote_is_an_edit_that_one_can_review() {
     The certificates of this issuer are issued anew by the next apply: `certplan plan` shows them.
     [exit code: 0]
     ");
-    assert!(project.read("certplan.yaml").contains("directory: letsencrypt #"));
+    assert!(project.read("certplan.yaml").contains("directory: letsencrypt\n"));
     check!(project.certplan(&["promote", "letsencrypt"]), @"
     ------- stderr -------
     error: the issuer `letsencrypt` does not use a staging directory
