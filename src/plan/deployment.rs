@@ -417,15 +417,9 @@ impl<'a> Planner<'a> {
                 target: entry.target.clone(),
                 definition: self.definition(entry),
             }];
-            let held = |kind: &str| {
-                view::deployment(
-                    &entry.target,
-                    Some(kind),
-                    Some(&recorded.slot.location),
-                    Some(recorded.fingerprint),
-                )
-            };
-            change.before = held(&recorded.kind);
+            let location = Some(recorded.slot.location.as_str());
+            change.before =
+                view::deployment(&entry.target, Some(&recorded.kind), location, Some(recorded.fingerprint));
             change.after = change.before.clone();
             changes.push(change);
         }

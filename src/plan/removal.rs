@@ -200,8 +200,10 @@ impl<'a> Planner<'a> {
                 Some(address.clone()),
                 format!("the target `{target}` is gone from the configuration and still holds this deployment"),
                 format!(
-                    "put `{target}` back under `targets:`, run `certplan apply` to remove the deployment, and then remove the target; \
-                     `certplan state rm {address}` forgets the deployment and leaves it there"
+                    "write `{target}: {{ {kind}: ... }}` under `targets:`, with what stood at `{kind}:` before, there or in place at `deploy:`; \
+                     run `certplan apply` to remove the deployment, and then remove the target; \
+                     `certplan state rm {address}` forgets the deployment and leaves it there",
+                    kind = recorded.kind,
                 ),
             ),
         }

@@ -226,7 +226,7 @@ async fn no_request_leaves_the_origin() {
     let stranger = elsewhere.base.clone();
     let at = |path: &'static str, member: &'static str, list: bool| {
         let stranger = stranger.clone();
-        move |call: &crate::fake::Call, base: &str| {
+        move |call: &Call, base: &str| {
             let url = format!("{stranger}/x");
             let reply = match path {
                 "/dir" => json!({ "newNonce": format!("{base}/nonce"), "newAccount": format!("{base}/acct"),

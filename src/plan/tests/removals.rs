@@ -136,7 +136,7 @@ fn a_target_that_is_gone_and_still_holds_something_is_an_error() {
     let plan = world.plan();
     assert!(plan.is_empty());
     assert_eq!(plan.exit_class(), ExitClass::Error);
-    assert!(plan.errors[0].help.as_ref().unwrap().contains("put `edge` back under `targets:`"));
+    assert!(plan.errors[0].help.as_ref().unwrap().contains("write `edge: { files: ... }` under `targets:`"));
 
     // What is kept is only forgotten, which takes no target.
     world.record("shop").deployments.get_mut(&name("edge")).unwrap().on_remove = OnRemove::Keep;

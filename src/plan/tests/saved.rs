@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::machines::mixed;
 use super::*;
+use crate::model::SecretRef;
 use crate::plan::Only;
 use crate::plan::SavedPlan;
 use crate::plan::SavedPlanError;
@@ -185,7 +186,7 @@ fn a_change_of_an_account_is_applied_as_it_was_reviewed_or_not_at_all() {
 
 #[test]
 fn an_account_that_would_be_another_is_stale_with_what_needs_it() {
-    let key = |name: &str| Some(crate::model::SecretRef::File(name.into()));
+    let key = |name: &str| Some(SecretRef::File(name.into()));
     // In use already.
     let mut world = World::shop();
     world.issuer().account_key = key("reviewed.pem");
@@ -196,15 +197,11 @@ fn an_account_that_would_be_another_is_stale_with_what_needs_it() {
     let mut world = World::new_shop();
     world.prior.accounts.clear();
     let saved = save(&world);
-    for edit in [
-        |world: &mut World| world.issuer().contact = vec!["evil@example.com".to_owned()],
-        |world: &mut World| {
-            world.issuer().account_key = Some(crate::model::SecretRef::File("evil.pem".into()))
-        },
-    ] {
+    for (contact, account_key) in [("evil@example.com", None), ("ops@example.com", key("evil.pem"))] {
         let mut world = World::new_shop();
         world.prior.accounts.clear();
-        edit(&mut world);
+        world.issuer().contact = vec![contact.to_owned()];
+        world.issuer().account_key = account_key;
         assert_eq!(stale(&saved, &world).len(), 1);
         let mut fresh = world.plan();
         saved.restrict(&mut fresh);
