@@ -45,9 +45,11 @@ impl Apply {
             return Ok(Some(session));
         }
         let stored = self.state.account(&operation.issuer).await?;
-        let known = stored.iter().flat_map(|stored| &stored.content.retired);
-        let mut owners = known
-            .filter(|retired| retired.url.as_ref() == Some(url) && retired.directory == operation.directory);
+        // The one in use as well: it may have come back since this run opened its session.
+        let known =
+            stored.iter().flat_map(|stored| std::iter::once(&stored.content).chain(&stored.content.retired));
+        let mut owners =
+            known.filter(|known| known.url.as_ref() == Some(url) && known.directory == operation.directory);
         let Some(owner) = owners.next() else { return Ok(None) };
         let (client, _) = self.issuer(&operation.issuer)?;
         let place = self.place(Address::Account(operation.issuer.clone()))?;
@@ -293,10 +295,12 @@ impl Apply {
 /// Makes `next` the account in use, and keeps the one before it: once, and only if it may exist.
 fn retire(account: &mut AccountRecord, next: AccountRecord) {
     let mut before = std::mem::replace(account, next);
-    account.retired = std::mem::take(&mut before.retired);
-    account.retired.retain(|retired| ![account.key.spki, before.key.spki].contains(&retired.key.spki));
+    let mut retired = std::mem::take(&mut before.retired);
+    let same = |a: &AccountRecord, b: &AccountRecord| a.key.spki == b.key.spki && a.directory == b.directory;
+    retired.retain(|known| !same(known, account) && !same(known, &before));
     let may_exist = before.url.is_some() || before.operation.as_ref().is_some_and(|operation| operation.sent);
-    if may_exist && before.key.spki != account.key.spki {
-        account.retired.push(before);
+    if may_exist && !same(&before, account) {
+        retired.push(before);
     }
+    account.retired = retired;
 }

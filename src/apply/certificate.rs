@@ -10,6 +10,7 @@ use crate::model::Address;
 use crate::model::CertName;
 use crate::model::CertificateRecord;
 use crate::model::ChallengeLocation;
+use crate::model::DeploymentStage;
 use crate::model::DesiredCertificate;
 use crate::model::Fqdn;
 use crate::model::Name;
@@ -42,8 +43,9 @@ impl Apply {
         self.reporter.report(Event::ApplyStart { address: address.clone(), resumed: work.resume.is_some() });
         let lease = self.leases.acquire(&self.lease_key(work), self.options.lock_timeout).await?;
         let mut journal = Journal::open(Arc::clone(&self.state), work.name.clone(), lease).await?;
+        let parks = parks_order(work, &journal);
         let outcome = guarded(self.work(work, &mut journal)).await;
-        if let Err(error) = &outcome {
+        if let Some(error) = outcome.as_ref().err().filter(|_| !parks) {
             let settled = guarded(async {
                 self.settle(&mut journal, error).await;
                 Ok(())
@@ -91,6 +93,9 @@ impl Apply {
                 self.resume(desired, journal).await?;
             }
         }
+        if parks_order(work, journal) {
+            return self.work_beside_order(desired, work, journal).await;
+        }
         if let Some(issue) = &work.issue {
             self.begin(issue, work, journal).await?;
             self.issue(desired, journal).await?;
@@ -99,6 +104,26 @@ impl Apply {
         self.remove_deployments(work, journal).await?;
         self.record_settings(desired, work, journal).await?;
         self.close_operation(journal).await
+    }
+
+    /// Does what there is to do beside an order that this plan does not go on with: its TXT values, its key and how far it
+    /// is stay as they are.
+    async fn work_beside_order(
+        &self,
+        desired: &DesiredCertificate,
+        work: &CertificateWork,
+        journal: &mut Journal,
+    ) -> Result<(), ApplyError> {
+        let deployed = self.deploy(desired, work, journal).await;
+        if !work.deploy.is_empty() {
+            // What is finished is remembered of the certificate; in the journal it would count as the order's.
+            let deployments = &mut journal.operation_mut()?.deployments;
+            deployments.retain(|_, deployment| deployment.stage != DeploymentStage::Verified);
+            let noted = journal.persist(Revise::Bump).await;
+            deployed.and(noted)?;
+        }
+        self.remove_deployments(work, journal).await?;
+        self.record_settings(desired, work, journal).await
     }
 
     /// Remembers what the configuration says of deployments that stay as they are: a removal goes by it when the
@@ -341,4 +366,11 @@ impl Apply {
 /// The names to ask a challenge location for: each once, without its wildcard.
 pub(super) fn bases<'a>(names: impl IntoIterator<Item = &'a CertName>) -> BTreeSet<&'a Fqdn> {
     names.into_iter().map(CertName::base).collect()
+}
+
+/// Whether an order is open that the plan leaves for later, as while it backs off.
+fn parks_order(work: &CertificateWork, journal: &Journal) -> bool {
+    let ordered =
+        journal.record().operation.as_ref().is_some_and(|operation| operation.stage < Stage::Issued);
+    ordered && work.resume.is_none() && work.issue.is_none() && !work.archive
 }

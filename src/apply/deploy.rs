@@ -149,7 +149,11 @@ impl Apply {
                 JournaledDeployment { slot, stage: DeploymentStage::Intent, before, receipt: None },
             );
         }
-        journal.operation_mut()?.stage = Stage::Deploying;
+        let operation = journal.operation_mut()?;
+        // Beside an order that is open, that order's progress is what counts.
+        if operation.stage >= Stage::Issued {
+            operation.stage = Stage::Deploying;
+        }
         journal.persist(Revise::Bump).await
     }
 
@@ -552,7 +556,8 @@ fn note(
     Ok(())
 }
 
-/// Whether a deployment has something to do: the plan says so, the record is older, or an operation began it.
+/// Whether a deployment has something to do: the plan says so, or an operation that is finished began it or made the
+/// certificate.
 fn is_due(
     deployment: &DesiredDeployment,
     work: &CertificateWork,
@@ -560,6 +565,10 @@ fn is_due(
     fingerprint: Fingerprint,
 ) -> bool {
     let record = journal.record();
+    let planned = work.deploy.iter().any(|step| step.target == deployment.target);
+    if record.operation.as_ref().is_some_and(|operation| operation.stage < Stage::Issued) {
+        return planned;
+    }
     let journaled =
         record.operation.as_ref().and_then(|operation| operation.deployments.get(&deployment.target));
     if journaled.is_some_and(|journaled| journaled.stage == DeploymentStage::Verified)
@@ -570,9 +579,10 @@ fn is_due(
     {
         return false;
     }
-    work.deploy.iter().any(|step| step.target == deployment.target)
+    planned
         || journaled.is_some()
-        || (work.issue.is_some() || work.resume.is_some())
+        || work.issue.is_none()
+            && work.resume.is_some()
             && record
                 .deployments
                 .get(&deployment.target)

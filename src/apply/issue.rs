@@ -176,10 +176,18 @@ impl Apply {
         journal: &mut Journal,
     ) -> Result<Option<Order>, ApplyError> {
         let operation = journal.operation()?;
+        let in_use = self.session(&operation.issuer).await?;
+        let is_former = owner.is_some_and(|owner| owner.account_url() != in_use.account_url());
         let finalizing = operation.stage >= Stage::Finalizing;
         let Some(url) = operation.order_url.clone() else { return Ok(None) };
         let found = match owner {
-            Some(session) => session.order(&url).await,
+            Some(session) => match session.order(&url).await {
+                // Taken over, and deactivated: nobody sees its orders any more.
+                Err(AcmeError::Problem(problem)) if problem.kind == "unauthorized" && is_former => {
+                    Err(AcmeError::NotFound { request: format!("`POST {url}`") })
+                }
+                other => other,
+            },
             None => Err(AcmeError::NotFound { request: format!("`POST {url}`") }),
         };
         match found {

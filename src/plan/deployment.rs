@@ -370,6 +370,11 @@ impl<'a> Planner<'a> {
         Digest::of(&(self.target_definition(&entry.target), &entry.parameters, entry.on_remove, verify))
     }
 
+    /// The same for all deployments of a certificate.
+    pub(super) fn definitions(&self, subject: Subject<'a>) -> Vec<Digest> {
+        subject.desired.deploy.iter().map(|entry| self.definition(entry)).collect()
+    }
+
     /// The same for a target alone.
     pub(super) fn target_definition(&self, target: &Name) -> Digest {
         Digest::of(&self.desired.targets.get(target).map(|target| (&target.kind, &target.block)))

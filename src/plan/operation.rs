@@ -125,7 +125,7 @@ impl<'a> Planner<'a> {
 pub(super) fn resume(operation: &Operation, abandon: bool) -> Step {
     let orders = !abandon && operation.stage < Stage::Issued && !operation.names.is_empty();
     let issuer = orders.then(|| operation.issuer.clone());
-    Step::Resume(ResumeStep { operation: operation.id.clone(), abandon, issuer })
+    Step::Resume(ResumeStep { operation: operation.id.clone(), abandon, issuer, definitions: Vec::new() })
 }
 
 pub(super) fn describe_operation(details: &mut Details, operation: &Operation, abandoned: bool) {

@@ -83,7 +83,12 @@ impl<'a> Planner<'a> {
             (Action::Remove, Reason::RemoveBecauseNotConfigured)
         };
         let resume = record.operation.iter().map(|operation| {
-            Step::Resume(ResumeStep { operation: operation.id.clone(), abandon: true, issuer: None })
+            Step::Resume(ResumeStep {
+                operation: operation.id.clone(),
+                abandon: true,
+                issuer: None,
+                definitions: Vec::new(),
+            })
         });
         let mut change = Change::new(address, Cause::Config, reason, prior.revision);
         change.action = action;

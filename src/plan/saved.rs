@@ -276,8 +276,12 @@ pub fn verify(saved: &SavedPlan, fresh: &Plan) -> Vec<Staleness> {
     let same_state = same_project && saved.plan.lineage == fresh.lineage;
     let mut stale = Vec::new();
     for reviewed in &saved.plan.resource_changes {
-        if reviewed.address.certificate().is_none() && reviewed.change.before.is_null() {
-            if let Some(change) = now.get(&reviewed.address).filter(|_| same_state)
+        let creation = now.get(&reviewed.address).filter(|change| change.created_account().is_some());
+        if reviewed.address.certificate().is_none()
+            && reviewed.change.before.is_null()
+            && (creation.is_some() || !now.contains_key(&reviewed.address))
+        {
+            if let Some(change) = creation.filter(|_| same_state)
                 && change.after != reviewed.change.after
             {
                 let (reviewed, now) = (reviewed.action_reason.clone(), change.reason.as_str().to_owned());

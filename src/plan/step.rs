@@ -111,6 +111,8 @@ pub struct ResumeStep {
     pub abandon: bool,
     /// The issuer that is asked to finish the order; `None` when there is no order to finish.
     pub issuer: Option<Name>,
+    /// Digests of what the configuration says of the deployments, which are finished with the operation.
+    pub definitions: Vec<Digest>,
 }
 
 /// Where to deploy.

@@ -45,9 +45,10 @@ async fn an_order_is_finished_by_the_account_that_made_it() {
         let (pem, url) = account_of_another_client(&world).await;
         world.project.write("account.pem", &pem);
         let world = world.issuer("account_key: { file: account.pem }");
+        world.project.certplan(&["apply", "--auto-approve", "--address", "account/sandbox"]).expect(0);
+        assert_eq!(account(&world)["url"], url.as_str(), "{step}: the other account is in use");
         world.finish();
         world.judge();
-        assert_eq!(account(&world)["url"], url.as_str(), "{step}: the other account is in use");
         assert_eq!(world.issued().len(), 1, "{step}");
         assert_eq!(world.orders(), 1, "{step}: the order that was there was finished");
     }

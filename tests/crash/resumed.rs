@@ -211,3 +211,34 @@ async fn a_ca_that_stumbles_over_the_predecessor_is_asked_without_it() {
     assert_eq!(replaced, Some(None), "the order names no predecessor");
     assert_eq!(evidence::content(&world.project, "shop")["issuances"][1]["replaces"], false);
 }
+
+/// What only concerns a deployment may be applied while an order is open that the plan leaves for later.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_left_for_later_survives_what_is_done_beside_it() {
+    let world = World::new().await;
+    world.finish();
+    let (mut child, lines) = world.project.apply_events(&["--replace", "certificate/shop"]);
+    assert!(lines.map_while(Result::ok).any(|line| line.contains("\"step\":\"txt_presented\"")));
+    kill(&mut child);
+    let operation = || evidence::content(&world.project, "shop")["operation"].clone();
+    let before = operation();
+    assert!(before["order_url"].is_string(), "{before:#}");
+
+    // Only the deployment is selected: its settings, and then its drift.
+    let keep = SHOP.replace("{ target: web }", "{ target: web, on_remove: keep }");
+    let config = world.project.read("certplan.yaml").replace(SHOP, &keep);
+    world.project.write("certplan.yaml", &config);
+    let beside = ["apply", "--auto-approve", "--address", "deployment/shop/web"];
+    world.project.certplan(&beside).expect(0);
+    assert_eq!(operation(), before, "the order is as it was");
+    std::fs::remove_dir_all(world.project.path().join("live")).unwrap();
+    world.project.certplan(&beside).expect(0);
+    assert!(world.deployed().is_some());
+    assert_eq!(operation(), before, "the order is as it was");
+    let record = evidence::content(&world.project, "shop");
+    assert_eq!(record["deployments"]["web"]["on_remove"], "keep");
+
+    world.finish();
+    world.judge();
+    assert_eq!((world.orders(), world.issued().len()), (2, 2), "the order was finished");
+}
