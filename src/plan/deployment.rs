@@ -1,5 +1,7 @@
 //! Whether a wanted deployment is where it should be.
 
+use std::collections::BTreeSet;
+
 use crate::model::Address;
 use crate::model::Deployed;
 use crate::model::DeploymentRecord;
@@ -366,13 +368,15 @@ impl<'a> Planner<'a> {
 impl<'a> Planner<'a> {
     /// A digest of all that the configuration says of a deployment and of its target: a review is of that as well.
     fn definition(&self, entry: &DesiredDeployment) -> Digest {
-        let verify: Vec<String> = entry.verify.iter().map(Endpoint::to_string).collect();
+        let verify: BTreeSet<String> = entry.verify.iter().map(Endpoint::to_string).collect();
         Digest::of(&(self.target_definition(&entry.target), &entry.parameters, entry.on_remove, verify))
     }
 
     /// The same for all deployments of a certificate.
     pub(super) fn definitions(&self, subject: Subject<'a>) -> Vec<Digest> {
-        subject.desired.deploy.iter().map(|entry| self.definition(entry)).collect()
+        let definitions: BTreeSet<Digest> =
+            subject.desired.deploy.iter().map(|entry| self.definition(entry)).collect();
+        definitions.into_iter().collect()
     }
 
     /// The same for a target alone.
@@ -386,7 +390,9 @@ impl<'a> Planner<'a> {
         let mut changes = Vec::new();
         for entry in &subject.desired.deploy {
             let Some(recorded) = subject.record().deployments.get(&entry.target) else { continue };
-            if recorded.on_remove == entry.on_remove && recorded.verify == entry.verify {
+            let same_verify = recorded.verify == entry.verify
+                || recorded.verify.iter().collect::<BTreeSet<_>>() == entry.verify.iter().collect();
+            if recorded.on_remove == entry.on_remove && same_verify {
                 continue;
             }
             let address = address(subject, entry);

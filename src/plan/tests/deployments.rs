@@ -245,3 +245,22 @@ fn what_a_removal_goes_by_is_remembered_when_it_changes() {
     world.holds("shop", "edge", Fact::Absent);
     assert_eq!(world.lines(), ["+ deployment/shop/edge drift redeploy_because_target_is_empty"]);
 }
+
+#[test]
+fn a_resumption_is_reviewed_with_its_deployments_in_whatever_order_they_stand() {
+    let digest = |edit: fn(&mut World)| {
+        let mut world = World::shop();
+        world.deploy("shop", "vault");
+        world.settle("shop");
+        world.interrupt("shop", "deploying");
+        edit(&mut world);
+        let plan = world.plan();
+        plan.changes.iter().find(|change| change.address == address("certificate/shop")).unwrap().digest()
+    };
+    let reviewed = digest(|_| {});
+    assert_eq!(digest(|world| world.wanted("shop").deploy.reverse()), reviewed);
+    let edited = digest(|world| {
+        world.desired.targets.get_mut(&name("edge")).unwrap().block = json!({ "reload": ["another"] });
+    });
+    assert_ne!(edited, reviewed);
+}

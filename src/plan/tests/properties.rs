@@ -130,6 +130,9 @@ proptest! {
         let before = json::to_text(&world.plan());
         for wanted in world.desired.certificates.values_mut() {
             wanted.deploy.reverse();
+            for entry in &mut wanted.deploy {
+                entry.verify.reverse();
+            }
             wanted.verify.reverse();
         }
         for prior in world.prior.certificates.values_mut() {
