@@ -75,7 +75,17 @@ impl Waiting {
             let ago = now.saturating_duration_since(since).as_secs();
             let who = match waiting.as_slice() {
                 [(address, _)] => address.to_string(),
-                several => format!("{} certificates", several.len()),
+                // Accounts are few, and certificates may be thousands.
+                several => {
+                    let accounts = several.iter().filter(|(address, _)| address.certificate().is_none());
+                    let mut who: Vec<String> = accounts.map(|(address, _)| address.to_string()).collect();
+                    match several.len() - who.len() {
+                        0 => {}
+                        1 => who.push("1 certificate".to_owned()),
+                        count => who.push(format!("{count} certificates")),
+                    }
+                    who.join(" and ")
+                }
             };
             parts.push((since, format!("{who} since \"{step}\" {ago} s ago")));
         }
@@ -127,8 +137,16 @@ mod tests {
         let account: Address = "account/ca".parse().unwrap();
         waiting.note(&Event::ApplyStart { address: account.clone(), resumed: false }, false, begun);
         assert_eq!(waiting.line(at(31)).unwrap(), "still waiting: account/ca since \"starting\" 31 s ago");
-        waiting.note(&Event::ApplyProgress { address: account, step: Step::AccountReady }, true, at(40));
-        assert_eq!(waiting.line(at(80)), None);
+        let other: Address = "account/other".parse().unwrap();
+        waiting.note(&Event::ApplyStart { address: other.clone(), resumed: false }, false, begun);
+        assert_eq!(
+            waiting.line(at(62)).unwrap(),
+            "still waiting: account/ca and account/other since \"starting\" 62 s ago"
+        );
+        for address in [account, other] {
+            waiting.note(&Event::ApplyProgress { address, step: Step::AccountReady }, true, at(70));
+        }
+        assert_eq!(waiting.line(at(110)), None);
     }
 
     #[test]
