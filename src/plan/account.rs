@@ -62,11 +62,8 @@ impl Planner<'_> {
         let Some(wanted) = self.desired.issuers.get(issuer).map(|issuer| issuer.acme()) else { return };
         let Some(prior) = self.input.prior.accounts.get(issuer) else { return };
         let record = &prior.record;
-        let in_use = record.directory == wanted.directory.as_str()
-            && record.url.is_some()
-            && record.operation.is_none();
         let (other_key, other_contact) = (wanted.names_other_key(record), wanted.has_other_contact(record));
-        if !in_use || !(other_key || other_contact) || !self.takes(Cause::Config, false) {
+        if self.lacks_account(issuer) || !(other_key || other_contact) || !self.takes(Cause::Config, false) {
             return;
         }
         let mut details = Details::default();

@@ -68,13 +68,6 @@ impl<'a> Planner<'a> {
         {
             self.note_next(subject, &renewal);
         }
-        for step in change.iter_mut().flat_map(|change| &mut change.steps) {
-            if let Step::Resume(resume) = step
-                && !resume.abandon
-            {
-                resume.definitions = self.definitions(subject);
-            }
-        }
         let settings = self.changed_settings(subject, &deployments);
         self.changes.extend(change);
         self.changes.extend(deployments);

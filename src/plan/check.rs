@@ -95,7 +95,8 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn lacks_account(&self, name: &Name) -> bool {
+    /// Whether there is no account that could be used.
+    pub(super) fn lacks_account(&self, name: &Name) -> bool {
         let Some(issuer) = self.desired.issuers.get(name) else { return false };
         self.input.prior.accounts.get(name).is_none_or(|account| {
             let record = &account.record;

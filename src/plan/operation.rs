@@ -9,6 +9,7 @@ use super::cause::Reason;
 use super::change::Change;
 use super::change::Details;
 use super::check::Wanted;
+use super::digest::Digest;
 use super::planner::Planner;
 use super::planner::Subject;
 use super::step::IssueStep;
@@ -107,11 +108,12 @@ impl<'a> Planner<'a> {
         let cause = Cause::from_journal(&operation.cause);
         let mut details = self.facts_of(record.current.as_ref());
         describe_operation(&mut details, operation, abandon);
+        let definitions = if abandon { Vec::new() } else { self.definitions(subject) };
         Change {
             action: if record.current.is_some() || abandon { Action::Update } else { Action::Create },
             details,
             before: record.current.as_ref().map(view::issued).unwrap_or_default(),
-            steps: vec![resume(operation, abandon)],
+            steps: vec![resume(operation, abandon, definitions)],
             ..Change::new(
                 subject.address(),
                 cause,
@@ -122,10 +124,10 @@ impl<'a> Planner<'a> {
     }
 }
 
-pub(super) fn resume(operation: &Operation, abandon: bool) -> Step {
+pub(super) fn resume(operation: &Operation, abandon: bool, definitions: Vec<Digest>) -> Step {
     let orders = !abandon && operation.stage < Stage::Issued && !operation.names.is_empty();
     let issuer = orders.then(|| operation.issuer.clone());
-    Step::Resume(ResumeStep { operation: operation.id.clone(), abandon, issuer, definitions: Vec::new() })
+    Step::Resume(ResumeStep { operation: operation.id.clone(), abandon, issuer, definitions })
 }
 
 pub(super) fn describe_operation(details: &mut Details, operation: &Operation, abandoned: bool) {

@@ -152,7 +152,8 @@ impl<'a> Planner<'a> {
         }
         self.need_account(&desired.issuer);
 
-        let mut steps: Vec<Step> = record.operation.iter().map(|operation| resume(operation, true)).collect();
+        let mut steps: Vec<Step> =
+            record.operation.iter().map(|operation| resume(operation, true, Vec::new())).collect();
         steps.push(Step::Issue(IssueStep {
             names: desired.names.clone(),
             issuer: desired.issuer.clone(),

@@ -22,10 +22,10 @@ use super::change::PlanErrorKind;
 use super::change::Risk;
 use super::change::Warning;
 use super::input::PriorCertificate;
+use super::operation::resume;
 use super::planner::Planner;
 use super::planner::Subject;
 use super::step::RemoveStep;
-use super::step::ResumeStep;
 use super::step::Step;
 use super::view;
 
@@ -82,14 +82,7 @@ impl<'a> Planner<'a> {
         } else {
             (Action::Remove, Reason::RemoveBecauseNotConfigured)
         };
-        let resume = record.operation.iter().map(|operation| {
-            Step::Resume(ResumeStep {
-                operation: operation.id.clone(),
-                abandon: true,
-                issuer: None,
-                definitions: Vec::new(),
-            })
-        });
+        let resume = record.operation.iter().map(|operation| resume(operation, true, Vec::new()));
         let mut change = Change::new(address, Cause::Config, reason, prior.revision);
         change.action = action;
         change.steps = resume.chain([Step::Archive]).collect();
