@@ -17,6 +17,7 @@ use crate::model::AcmeIssuer;
 use crate::model::Address;
 use crate::model::Name;
 use crate::model::Operation;
+use crate::model::SealedKey;
 use crate::state::LeaseKey;
 use crate::state::Place;
 use crate::state::Revise;
@@ -36,14 +37,18 @@ impl Apply {
         Ok(session.clone())
     }
 
-    /// Returns a session of the account that made the operation's order, though another may be in use by now: a CA shows an
-    /// order to its own account only. `None` when that account is not known any more, and the order with it.
-    pub(super) async fn session_of(&self, operation: &Operation) -> Result<Option<Session>, ApplyError> {
-        let session = self.session(&operation.issuer).await?;
-        let Some(url) = &operation.account else { return Ok(Some(session)) };
-        if operation.order_url.is_none() || url == session.account_url() {
-            return Ok(Some(session));
-        }
+    /// Returns a session of the account that made the operation's order, which is not that of `session` when another was
+    /// taken over meanwhile: a CA shows an order to its own account only. `None` when that account is not known any
+    /// more, and the order with it.
+    pub(super) async fn owner_of(
+        &self,
+        operation: &Operation,
+        session: &Session,
+    ) -> Result<Option<Session>, ApplyError> {
+        let owner = operation.account.as_ref().filter(|_| operation.order_url.is_some());
+        let Some(url) = owner.filter(|url| *url != session.account_url()) else {
+            return Ok(Some(session.clone()));
+        };
         let stored = self.state.account(&operation.issuer).await?;
         // The one in use as well: it may have come back since this run opened its session.
         let known =
@@ -53,7 +58,7 @@ impl Apply {
         let Some(owner) = owners.next() else { return Ok(None) };
         let (client, _) = self.issuer(&operation.issuer)?;
         let place = self.place(Address::Account(operation.issuer.clone()))?;
-        let key = AccountKey::from_pkcs8(&self.sealer()?.open(&place, &owner.key)?)?;
+        let key = self.account_key(&place, &owner.key)?;
         Ok(Some(client.session(&key, url)?))
     }
 
@@ -64,7 +69,7 @@ impl Apply {
             && stored.content.directory == acme.directory.as_str()
             && let Some(url) = &stored.content.url
         {
-            let key = AccountKey::from_pkcs8(&self.sealer()?.open(&place, &stored.content.key)?)?;
+            let key = self.account_key(&place, &stored.content.key)?;
             return Ok(client.session(&key, url)?);
         }
         let lease = self.leases.acquire(&LeaseKey::for_account(issuer), self.options.lock_timeout).await?;
@@ -108,7 +113,7 @@ impl Apply {
         }
         let Some(url) = stored.content.url.clone() else { return Ok(()) };
         if acme.has_other_contact(&stored.content) {
-            let key = AccountKey::from_pkcs8(&self.sealer()?.open(place, &stored.content.key)?)?;
+            let key = self.account_key(place, &stored.content.key)?;
             client.session(&key, &url)?.update_contact(&acme.contact).await?;
             stored.content.contact.clone_from(&acme.contact);
             self.state.save_account(issuer, &mut stored, Revise::Bump).await?;
@@ -126,8 +131,7 @@ impl Apply {
         place: &Place,
         stored: &mut Stored<AccountRecord>,
     ) -> Result<(), ApplyError> {
-        let Some(reference) = &acme.account_key else { return Ok(()) };
-        let key = AccountKey::from_text(self.secrets.resolve(reference)?.expose())?;
+        let Some(key) = self.configured_key(acme)? else { return Ok(()) };
         if key.spki()? != stored.content.key.spki {
             let url = client
                 .find_account(&key)
@@ -151,7 +155,7 @@ impl Apply {
         place: &Place,
     ) -> Result<(AccountKey, String), ApplyError> {
         let mut stored = self.journaled_key(issuer, acme, place).await?;
-        let key = AccountKey::from_pkcs8(&self.sealer()?.open(place, &stored.content.key)?)?;
+        let key = self.account_key(place, &stored.content.key)?;
         // What an interrupted run or another client has created is found, not created again.
         let resumed = stored.content.operation.as_ref().is_some_and(|operation| operation.sent);
         let found = match &stored.content.url {
@@ -231,16 +235,12 @@ impl Apply {
         place: &Place,
     ) -> Result<Stored<AccountRecord>, ApplyError> {
         let existing = self.state.account(issuer).await?;
-        let same_place =
-            existing.as_ref().is_some_and(|stored| stored.content.directory == acme.directory.as_str());
-        if let Some(stored) = existing.as_ref().filter(|stored| same_place && stored.content.url.is_some()) {
+        let here = existing.as_ref().filter(|stored| stored.content.directory == acme.directory.as_str());
+        if let Some(stored) = here.filter(|stored| stored.content.url.is_some()) {
             return Ok(stored.clone());
         }
-        let configured = match &acme.account_key {
-            Some(reference) => Some(AccountKey::from_text(self.secrets.resolve(reference)?.expose())?),
-            None => None,
-        };
-        if let Some(stored) = existing.as_ref().filter(|_| same_place) {
+        let configured = self.configured_key(acme)?;
+        if let Some(stored) = here {
             // An account that nobody has seen yet is begun anew when the configuration names another key by now.
             let same_key = match &configured {
                 Some(key) => key.spki()? == stored.content.key.spki,
@@ -270,6 +270,16 @@ impl Apply {
         };
         self.state.save_account(issuer, &mut stored, Revise::Bump).await?;
         Ok(stored)
+    }
+
+    fn account_key(&self, place: &Place, sealed: &SealedKey) -> Result<AccountKey, ApplyError> {
+        Ok(AccountKey::from_pkcs8(&self.sealer()?.open(place, sealed)?)?)
+    }
+
+    /// The key that the configuration names, if it names one.
+    fn configured_key(&self, acme: &AcmeIssuer) -> Result<Option<AccountKey>, ApplyError> {
+        let Some(reference) = &acme.account_key else { return Ok(None) };
+        Ok(Some(AccountKey::from_text(self.secrets.resolve(reference)?.expose())?))
     }
 
     /// An account that is yet to be created, or found.

@@ -98,17 +98,16 @@ impl Apply {
         journal: &mut Journal,
     ) -> Result<(), ApplyError> {
         let issuer = journal.operation()?.issuer.clone();
-        let owner = self.session_of(journal.operation()?).await?;
-        let known = match self.known_order(owner.as_ref(), journal).await {
+        let session = self.session(&issuer).await?;
+        let owner = self.owner_of(journal.operation()?, &session).await?;
+        let is_former = owner.as_ref().is_some_and(|owner| owner.account_url() != session.account_url());
+        let known = match self.known_order(owner.as_ref(), is_former, journal).await {
             Err(ApplyError::OrderLost { finalizing: true }) => {
                 return Box::pin(self.reissue_lost(desired, journal)).await;
             }
             other => other?,
         };
-        let session = match owner.filter(|_| known.is_some()) {
-            Some(owner) => owner,
-            None => self.session(&issuer).await?,
-        };
+        let session = owner.filter(|_| known.is_some()).unwrap_or(session);
         let order = match known {
             // It needs no challenge any more: it is finished though DNS may not answer.
             Some(order) if order.status != OrderStatus::Pending => order,
@@ -173,11 +172,10 @@ impl Apply {
     async fn known_order(
         &self,
         owner: Option<&Session>,
+        is_former: bool,
         journal: &mut Journal,
     ) -> Result<Option<Order>, ApplyError> {
         let operation = journal.operation()?;
-        let in_use = self.session(&operation.issuer).await?;
-        let is_former = owner.is_some_and(|owner| owner.account_url() != in_use.account_url());
         let finalizing = operation.stage >= Stage::Finalizing;
         let Some(url) = operation.order_url.clone() else { return Ok(None) };
         let found = match owner {
