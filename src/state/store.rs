@@ -27,8 +27,8 @@ const GETS_AT_ONCE: usize = 64;
 ///   and recognises its own octets, which are therefore different in every write. After any other error nothing has
 ///   been written that a later put with the same expectation would not replace or refuse.
 /// - **Read your writes.** What a put wrote, every later `get` and `list` of any process sees.
-/// - **Durable.** A put that succeeded survives a loss of power, except below `leases/`: no process holds a lease
-///   through one.
+/// - **Durable.** A put or a removal that succeeded survives a loss of power, except below `leases/`: no process holds a
+///   lease through one.
 /// - **Absent is no error.** `get` returns `None`, `list` nothing, and `delete` succeeds.
 /// - **Cancellation.** A call whose future is dropped may still take effect.
 /// - A store creates nothing before its first put.

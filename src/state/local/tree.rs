@@ -95,7 +95,7 @@ impl Tree {
         if Expected::from(found) != *expected {
             return Err(StoreError::Conflict { location: self.location(key) });
         }
-        folder.replace(name, bytes, !key.as_str().starts_with(VOLATILE))?;
+        folder.replace(name, bytes, is_durable(key))?;
         if let Some(mode) = current.map(|content| content.mode).filter(|mode| mode & 0o077 != 0) {
             (self.warn)(Warning::Tightened { path: folder.path_of(name), mode });
         }
@@ -110,7 +110,7 @@ impl Tree {
         let _guard = self.locks.lock(&locks, key)?;
         folder.remove(&temporary_name(name))?;
         folder.remove(name)?;
-        folder.sync()
+        if is_durable(key) { folder.sync() } else { Ok(()) }
     }
 
     pub(super) fn list(&self, prefix: &str) -> Result<Vec<ObjectKey>, StoreError> {
@@ -220,6 +220,11 @@ fn collect(folder: &Folder, path: &str, prefix: &str, keys: &mut Vec<ObjectKey>)
         }
     }
     Ok(())
+}
+
+/// Whether an object has to outlast a loss of power, and its removal as well.
+fn is_durable(key: &ObjectKey) -> bool {
+    !key.as_str().starts_with(VOLATILE)
 }
 
 /// A key's folders and its file.
