@@ -101,7 +101,7 @@ impl Session {
         let identifiers: Vec<Identifier> =
             names.iter().map(|name| Identifier::Dns(name.to_string())).collect();
         let result = transport
-            .persistently(Repeat::Always, || {
+            .signed(Repeat::Always, || {
                 let mut request = NewOrder::new(&identifiers);
                 if let Some(profile) = profile {
                     request = request.profile(profile);
@@ -146,7 +146,7 @@ impl Session {
         let url: String = transport.origin.url(url)?.into();
         let account = self.account().await?;
         let (handle, response) =
-            transport.persistently(Repeat::Always, || observed(account.order(url.clone()))).await?;
+            transport.signed(Repeat::Always, || observed(account.order(url.clone()))).await?;
         Ok(Order::parse(&url, &response, &transport.origin)?.with_handle(handle))
     }
 
@@ -246,7 +246,7 @@ impl Session {
         };
         let transport = &self.inner.transport;
         let (_, response) = transport
-            .persistently(Repeat::WhenRefused, || {
+            .signed(Repeat::WhenRefused, || {
                 let handle = Arc::clone(&handle);
                 async move { observed(handle.lock().await.finalize_csr(csr_der)).await }
             })

@@ -53,6 +53,9 @@ pub(super) struct Transport {
     pub(super) cancel: CancellationToken,
     http: HttpClient,
     permits: Semaphore,
+    /// As many as permits, taken before the nonce: requests that only wait for a permit would hold all nonces that come back,
+    /// and each later one would have to fetch another.
+    turns: Semaphore,
     nonces: NoncePool,
     retry: RetryPolicy,
     resources: OnceCell<Resources>,
@@ -70,12 +73,14 @@ impl Transport {
         http.ca_bundle.clone_from(&settings.ca_bundle);
         http.proxy = settings.proxy;
         http.idle_connections = settings.max_in_flight.max(1);
+        let in_flight = settings.max_in_flight.clamp(1, Semaphore::MAX_PERMITS);
         Ok(Self {
             origin: Origin::new(&settings.directory, &settings.allow_hosts)?,
             directory: settings.directory.clone(),
             cancel: settings.cancel.clone(),
             http: HttpClient::new(&http)?,
-            permits: Semaphore::new(settings.max_in_flight.clamp(1, Semaphore::MAX_PERMITS)),
+            permits: Semaphore::new(in_flight),
+            turns: Semaphore::new(in_flight),
             nonces: NoncePool::default(),
             retry: settings.retry.clone(),
             resources: OnceCell::new(),
@@ -110,7 +115,7 @@ impl Transport {
         payload: Option<&Value>,
         repeat: Repeat,
     ) -> Result<Response, AcmeError> {
-        self.persistently(repeat, || async {
+        self.signed(repeat, || async {
             let nonce = self.nonce().await?;
             let body = signer.sign(url.as_str(), &nonce, payload)?;
             success(self.exchange(&Request::new(Method::POST, url.clone()).body(JOSE_JSON, body)).await?)
@@ -178,9 +183,28 @@ impl Transport {
         }
     }
 
+    /// An attempt that takes a nonce, signs and sends, repeated as [`persistently`](Self::persistently) does.
+    pub(super) async fn signed<T, F>(
+        &self,
+        repeat: Repeat,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<T, AcmeError>
+    where
+        F: Future<Output = Result<T, AcmeError>>,
+    {
+        self.persistently(repeat, || {
+            let attempt = attempt();
+            async move {
+                let _turn = self.turns.acquire().await.map_err(|_| AcmeError::Cancelled)?;
+                attempt.await
+            }
+        })
+        .await
+    }
+
     /// Repeats an attempt as its errors and the policy allow: with fresh nonces at once, and with pauses after
     /// failed connections, 429, 5xx and whatever `repeat` allows.
-    pub(super) async fn persistently<T, F>(
+    async fn persistently<T, F>(
         &self,
         repeat: Repeat,
         mut attempt: impl FnMut() -> F,

@@ -533,6 +533,9 @@ async fn requests_in_flight_are_bounded() {
     let url = format!("{}/authz/1", fake.base);
     futures::future::try_join_all((0..50).map(|_| session.authorization(&url))).await.unwrap();
     assert!(fake.most_open() <= 3, "{}", fake.most_open());
+    // One for each that may be in flight: what waits for its turn holds no nonce that another could use.
+    let fetched = fake.calls("/nonce").len();
+    assert!((1..=3).contains(&fetched), "{fetched}");
 }
 
 #[tokio::test]
