@@ -25,6 +25,7 @@ use crate::state::Revise;
 
 use super::Apply;
 use super::backoff;
+use super::deploy::leaves_deployment;
 use super::error::ApplyError;
 use super::error::Disposition;
 use super::event::Event;
@@ -103,6 +104,13 @@ impl Apply {
         self.remove_txt_beside(desired, work, journal).await?;
         self.remove_deployments(work, journal).await?;
         self.record_settings(desired, work, journal).await?;
+        if let Some(operation) = &journal.record().operation
+            && leaves_deployment(desired, work, operation)
+        {
+            // What it began there, a later run finishes or takes back.
+            self.remove_txt(journal).await?;
+            return journal.persist(Revise::Bump).await;
+        }
         self.close_operation(journal).await
     }
 

@@ -556,8 +556,7 @@ fn note(
     Ok(())
 }
 
-/// Whether a deployment has something to do: the plan says so, or an operation that is finished began it or made the
-/// certificate.
+/// Whether a deployment has something to do: the plan says so, and the open operation has not done it yet.
 fn is_due(
     deployment: &DesiredDeployment,
     work: &CertificateWork,
@@ -566,25 +565,31 @@ fn is_due(
 ) -> bool {
     let record = journal.record();
     let planned = work.deploy.iter().any(|step| step.target == deployment.target);
-    if record.operation.as_ref().is_some_and(|operation| operation.stage < Stage::Issued) {
+    let Some(operation) = record.operation.as_ref().filter(|operation| operation.stage >= Stage::Issued) else {
         return planned;
-    }
-    let journaled =
-        record.operation.as_ref().and_then(|operation| operation.deployments.get(&deployment.target));
-    if journaled.is_some_and(|journaled| journaled.stage == DeploymentStage::Verified)
+    };
+    let is_done = is_finished(operation, &deployment.target)
         && record
             .deployments
             .get(&deployment.target)
-            .is_some_and(|deployed| deployed.fingerprint == fingerprint)
-    {
-        return false;
-    }
-    planned
-        || journaled.is_some()
-        || work.issue.is_none()
-            && work.resume.is_some()
-            && record
-                .deployments
-                .get(&deployment.target)
-                .is_none_or(|deployed| deployed.fingerprint != fingerprint)
+            .is_some_and(|deployed| deployed.fingerprint == fingerprint);
+    planned && !is_done
+}
+
+fn is_finished(operation: &Operation, target: &Name) -> bool {
+    let journaled = operation.deployments.get(target);
+    journaled.is_some_and(|journaled| journaled.stage == DeploymentStage::Verified)
+}
+
+/// Whether the operation began a deployment that the configuration wants and this plan leaves for later.
+pub(super) fn leaves_deployment(
+    desired: &DesiredCertificate,
+    work: &CertificateWork,
+    operation: &Operation,
+) -> bool {
+    operation.deployments.keys().any(|target| {
+        !is_finished(operation, target)
+            && desired.deploy.iter().any(|entry| entry.target == *target)
+            && !work.deploy.iter().any(|step| step.target == *target)
+    })
 }

@@ -83,6 +83,48 @@ async fn of_two_targets_the_one_that_fails_is_tried_again_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_that_is_not_selected_is_left_for_later_though_it_was_begun() {
+    let world = World::new()
+        .await
+        .harden()
+        .certificates(&SHOP.replace("[{ target: web }]", "[{ target: web }, { target: edge }]"));
+    let reload = fails_while(&world, "broken");
+    let config = world.project.read("certplan.yaml");
+    world.project.write(
+        "certplan.yaml",
+        &config.replace("{ directory: live }", &format!("{{ directory: live, reload: {reload} }}")).replace(
+            "targets:\n",
+            &format!("targets:\n  edge: {{ files: {{ directory: edge, reload: {reload} }} }}\n"),
+        ),
+    );
+    world.project.write("broken", "");
+    world.project.certplan(&["apply", "--auto-approve"]).expect(3);
+    std::fs::remove_file(world.project.path().join("broken")).unwrap();
+    world.project.certplan(&["apply", "--auto-approve", "--address", "deployment/shop/web"]).expect(0);
+    let pair = world.deployed().expect("the one that was asked for");
+    let edge = || evidence::pair(&world.project.path().join("edge/shop"));
+    assert!(edge().is_none(), "the plan did not show it");
+    world.project.certplan(&["apply", "--auto-approve"]).expect(0);
+    assert_eq!(edge().unwrap().fingerprint, pair.fingerprint, "with the key that was handed over");
+    world.judge();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_excluded_deployment_does_not_come_with_what_is_resumed() {
+    let world = World::new().await;
+    let (mut child, mut lines) = world.project.apply_events(&[]);
+    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("\"validated\""))));
+    kill(&mut child);
+    let args = ["apply", "--auto-approve", "--exclude", "deployment/shop/*"];
+    world.project.certplan(&args).expect(0);
+    assert_eq!(world.issued().len(), 1);
+    assert!(world.deployed().is_none(), "it was excluded");
+    world.finish();
+    world.judge();
+    assert_eq!(world.issued().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_is_gone_after_finalizing_is_counted_and_followed_by_another() {
     let mut options = SandboxOptions::default();
     options.order_lifetime = Duration::from_secs(3);
