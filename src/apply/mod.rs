@@ -52,6 +52,8 @@ use crate::model::JournaledTxt;
 use crate::model::Name;
 use crate::plan::CertificateWork;
 use crate::plan::Plan;
+use crate::state::Lease;
+use crate::state::LeaseKey;
 use crate::state::Leases;
 use crate::state::Place;
 use crate::state::Revise;
@@ -348,6 +350,11 @@ impl Apply {
 
     fn step(&self, address: Address, step: Step) {
         self.reporter.report(Event::ApplyProgress { address, step });
+    }
+
+    /// Acquires a lease; an interrupted run does not wait for one.
+    async fn lease(&self, key: &LeaseKey) -> Result<Lease, ApplyError> {
+        Ok(self.leases.acquire_unless(key, self.options.lock_timeout, &self.context.cancel).await?)
     }
 
     fn now(&self) -> Timestamp {

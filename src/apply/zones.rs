@@ -3,9 +3,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use certplan_provider::message_of;
+use tokio_util::sync::CancellationToken;
 
 use super::event::Event;
 use super::event::Reporter;
+
 use crate::dns01::Repeat;
 use crate::dns01::WriteError;
 use crate::dns01::WriteWatch;
@@ -22,19 +24,22 @@ use crate::state::Leases;
 pub struct LeasedZones {
     leases: Arc<Leases>,
     wait: Duration,
+    cancel: CancellationToken,
 }
 
 impl LeasedZones {
     /// Guards through these leases. A change takes seconds, so that another run's is waited for at least a minute.
-    pub fn new(leases: Arc<Leases>, wait: Duration) -> Self {
-        Self { leases, wait: wait.max(Duration::from_secs(60)) }
+    /// An interrupted run waits for none.
+    pub fn new(leases: Arc<Leases>, wait: Duration, cancel: CancellationToken) -> Self {
+        Self { leases, wait: wait.max(Duration::from_secs(60)), cancel }
     }
 }
 
 #[async_trait]
 impl ZoneGuard for LeasedZones {
     async fn lock(&self, provider: &Name, zone: &Zone) -> Result<Box<dyn Send>, WriteError> {
-        match self.leases.acquire(&LeaseKey::for_zone(provider, &zone.id), self.wait).await {
+        let key = LeaseKey::for_zone(provider, &zone.id);
+        match self.leases.acquire_unless(&key, self.wait, &self.cancel).await {
             Ok(lease) => Ok(Box::new(Held(Some(lease)))),
             Err(error) => Err(WriteError::Locked {
                 provider: provider.clone(),

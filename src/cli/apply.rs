@@ -140,6 +140,10 @@ pub(crate) async fn execute(
         return Err(CliError::new("nothing was applied: the plan has an error that concerns all of it"));
     }
     if !planned.plan.is_empty() && reviewed.is_none() && !args.auto_approve {
+        if args.json {
+            return Err(CliError::new("events show no plan that could be approved; nothing was applied")
+                .with_help("with `--json`, apply a saved plan, or without asking with `--auto-approve`"));
+        }
         approve(ui)?;
     }
     interruptible(cancel, ui);
@@ -207,7 +211,8 @@ async fn perform(
         None => state.initialize(edge::now()).await?,
     };
     let leases = project.leases();
-    let guard = Arc::new(apply::LeasedZones::new(Arc::clone(&leases), args.lock_timeout));
+    let zones = apply::LeasedZones::new(Arc::clone(&leases), args.lock_timeout, context.cancel.clone());
+    let guard = Arc::new(zones);
     let watch = Arc::new(apply::ReportedZones(Arc::clone(&reporter)));
     let options = ApplyOptions { lock_timeout: args.lock_timeout, ..ApplyOptions::default() };
     let world = World {

@@ -65,6 +65,16 @@ impl Leases {
     /// and the longest request together, another machine's abandoned lease stays held; what was seen is kept for
     /// the next call.
     pub async fn acquire(&self, key: &LeaseKey, wait: Duration) -> Result<Lease, LeaseError> {
+        self.acquire_unless(key, wait, &CancellationToken::new()).await
+    }
+
+    /// Acquires a lease as [`acquire`](Self::acquire) does, and waits no longer for it when `cancel` is cancelled.
+    pub async fn acquire_unless(
+        &self,
+        key: &LeaseKey,
+        wait: Duration,
+        cancel: &CancellationToken,
+    ) -> Result<Lease, LeaseError> {
         let start = self.clock.now();
         // Often enough to be prompt, seldom enough for a store over the network.
         let mut pause = Duration::from_millis(20);
@@ -86,10 +96,13 @@ impl Leases {
                 }
             }
             let waited = self.clock.now().saturating_sub(start);
-            if waited >= wait {
+            if waited >= wait || cancel.is_cancelled() {
                 return Err(self.held(key, stale_in).await?);
             }
-            tokio::time::sleep(pause.min(wait - waited)).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause.min(wait - waited)) => {}
+                () = cancel.cancelled() => {}
+            }
             pause = (pause * 3 / 2).min(Duration::from_secs(1));
         }
     }

@@ -255,7 +255,7 @@ impl Inside {
         let exchange: Arc<dyn Exchange> = Arc::new(Client::default());
         let surveyor: Arc<dyn Surveyor> = Arc::new(Authorities::new(Arc::clone(&exchange)));
         let poller = Poller::new(Arc::clone(&providers), exchange, surveyor, vec![self.dns]);
-        let guard = Arc::new(LeasedZones::new(Arc::clone(&leases), Duration::ZERO));
+        let guard = Arc::new(LeasedZones::new(Arc::clone(&leases), Duration::ZERO, CancellationToken::new()));
         let identities = Identities::from_texts([self.identity.as_str()]).expect("an identity");
         let sealer = desired
             .encryption

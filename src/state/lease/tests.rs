@@ -83,6 +83,21 @@ async fn whoever_waits_gets_the_lease_when_it_is_given_back() {
 }
 
 #[tokio::test]
+async fn nobody_waits_after_the_run_is_cancelled() {
+    let store = MemoryStore::failing([]);
+    let (one, two) = (run(&store, holder("run-1")), run(&store, stranger("run-2")));
+    let _lease = one.leases.acquire(&key(), NO_WAIT).await.unwrap();
+    let cancel = CancellationToken::new();
+    let waits = cancel.clone();
+    let waiting = tokio::spawn(async move { two.leases.acquire_unless(&key(), TTL, &waits).await });
+    tokio::task::yield_now().await;
+    cancel.cancel();
+    // The clock of these leases stands still: without the token this would wait for ever.
+    let ended = tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap();
+    assert!(matches!(ended.unwrap(), Err(LeaseError::Held { .. })));
+}
+
+#[tokio::test]
 async fn a_stranger_that_stands_still_is_taken_over_only_after_its_time_and_the_longest_request() {
     let store = MemoryStore::failing([]);
     let (one, two) = (run(&store, stranger("run-1")), run(&store, holder("run-2")));
