@@ -42,7 +42,7 @@ impl Apply {
     pub(super) async fn certificate(&self, work: &CertificateWork) -> Result<(), ApplyError> {
         let address = Address::Certificate(work.name.clone());
         self.reporter.report(Event::ApplyStart { address: address.clone(), resumed: work.resume.is_some() });
-        let lease = self.leases.acquire(&self.lease_key(work), self.options.lock_timeout).await?;
+        let lease = self.lease(&self.lease_key(work)).await?;
         let mut journal = Journal::open(Arc::clone(&self.state), work.name.clone(), lease).await?;
         let parks = parks_order(work, &journal);
         let outcome = guarded(self.work(work, &mut journal)).await;
@@ -350,24 +350,28 @@ impl Apply {
             return Ok(Some(key));
         }
         let sealer = self.sealer()?;
-        if sealer.can_open(sealed) {
-            let mut failure = None;
-            for name in std::iter::once(name).chain(&record.formerly) {
-                match sealer.open(&self.place(Address::Certificate(name.clone()))?, sealed) {
-                    Ok(key) => return Ok(Some(key)),
-                    Err(error) => failure = Some(error),
-                }
+        let handoff = match operation {
+            _ if sealer.can_open(sealed) => None,
+            Some(operation) => match self.state.handoff(operation).await? {
+                Some(bytes) => Some((operation, bytes)),
+                None => return Ok(None),
+            },
+            None => return Ok(None),
+        };
+        let mut failure = None;
+        // It is bound to the name that the certificate had when it was sealed.
+        for name in std::iter::once(name).chain(&record.formerly) {
+            let place = self.place(Address::Certificate(name.clone()))?;
+            let opened = match &handoff {
+                Some((operation, bytes)) => sealer.open_handoff(&place, operation, sealed.spki, bytes),
+                None => sealer.open(&place, sealed),
+            };
+            match opened {
+                Ok(key) => return Ok(Some(key)),
+                Err(error) => failure = Some(error),
             }
-            return Err(failure.map_or(ApplyError::JournalClosed, ApplyError::from));
         }
-        let Some(operation) = operation else { return Ok(None) };
-        let Some(bytes) = self.state.handoff(operation).await? else { return Ok(None) };
-        Ok(Some(sealer.open_handoff(
-            &self.place(Address::Certificate(name.clone()))?,
-            operation,
-            sealed.spki,
-            &bytes,
-        )?))
+        Err(failure.map_or(ApplyError::JournalClosed, ApplyError::from))
     }
 }
 

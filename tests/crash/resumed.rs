@@ -195,6 +195,26 @@ async fn a_third_of_bad_nonces_goes_unnoticed() {
     world.judge();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_renamed_while_its_key_is_handed_over_is_finished() {
+    let renamed = "  new:\n    names: [old.example.test]\n    deploy: [{ target: web }]\n\
+                   moved: [{ from: certificate.old, to: certificate.new }]\n";
+    for event in ["\"txt_presented\"", "\"issued\""] {
+        let world = World::new()
+            .await
+            .harden()
+            .certificates("  old:\n    names: [old.example.test]\n    deploy: [{ target: web }]\n");
+        let (mut child, mut lines) = world.project.apply_events(&[]);
+        assert!(lines.any(|line| line.is_ok_and(|line| line.contains(event))));
+        kill(&mut child);
+        let world = world.certificates(renamed);
+        world.finish();
+        assert_eq!(world.issued().len(), 1, "killed at {event}");
+        evidence::pair(&world.project.path().join("live/new")).expect("it is deployed under its new name");
+        world.assert_only_foreign_txt();
+    }
+}
+
 /// Renamed, with other names, another place and a certificate less: killed at every event of the run that does it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_change_killed_at_any_event_comes_to_the_same_end() {
