@@ -204,11 +204,7 @@ impl Transport {
 
     /// Repeats an attempt as its errors and the policy allow: with fresh nonces at once, and with pauses after
     /// failed connections, 429, 5xx and whatever `repeat` allows.
-    async fn persistently<T, F>(
-        &self,
-        repeat: Repeat,
-        mut attempt: impl FnMut() -> F,
-    ) -> Result<T, AcmeError>
+    async fn persistently<T, F>(&self, repeat: Repeat, mut attempt: impl FnMut() -> F) -> Result<T, AcmeError>
     where
         F: Future<Output = Result<T, AcmeError>>,
     {

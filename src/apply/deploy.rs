@@ -565,7 +565,8 @@ fn is_due(
 ) -> bool {
     let record = journal.record();
     let planned = work.deploy.iter().any(|step| step.target == deployment.target);
-    let Some(operation) = record.operation.as_ref().filter(|operation| operation.stage >= Stage::Issued) else {
+    let Some(operation) = record.operation.as_ref().filter(|operation| operation.stage >= Stage::Issued)
+    else {
         return planned;
     };
     let is_done = is_finished(operation, &deployment.target)

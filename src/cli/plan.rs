@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::path::PathBuf;
 
 use tokio_util::sync::CancellationToken;
@@ -40,6 +41,9 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, CliError> {
     let project = Project::load(global, ui)?;
     let options = args.plan.options()?;
+    if let Some(path) = &args.out {
+        check_out(path)?;
+    }
     let cancel = CancellationToken::new();
     let clients = project.clients(super::apply::PARALLELISM, &cancel)?;
     let context = project.context(cancel);
@@ -59,6 +63,16 @@ pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, Cli
         }
     }
     Ok(exit(&planned.plan, args.detailed_exitcode))
+}
+
+/// Refuses to write over what is no saved plan: the configuration, or an identity without which nothing can be opened.
+fn check_out(path: &Path) -> Result<(), CliError> {
+    let is_there = std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.len() > 0);
+    if is_there && !SavedPlan::is_one(&edge::read_file(path)?) {
+        return Err(CliError::new(format!("`{}` is there and is no saved plan", path.display()))
+            .with_help("save the plan under another name, or move the file away"));
+    }
+    Ok(())
 }
 
 /// The exit code of a plan.

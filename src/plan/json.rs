@@ -58,7 +58,7 @@ pub struct PlanDocument {
     pub resource_drift: Vec<DriftDocument>,
     /// What has to wait.
     pub deferred: Vec<DeferralDocument>,
-    /// How many changes `--only` left out: `config`, `drift`, `renewals`.
+    /// How many changes were left out: by `--only`, `config`, `drift` and `renewals`; by a saved plan, `unreviewed`.
     pub left_out: BTreeMap<String, usize>,
     /// How many changes of which kind there are: `add`, `change`, `forget`, `import`, `remove`.
     pub summary: BTreeMap<String, usize>,
@@ -219,6 +219,7 @@ impl From<&Plan> for PlanDocument {
                 ("config", plan.left_out.config),
                 ("drift", plan.left_out.drift),
                 ("renewals", plan.left_out.renewals),
+                ("unreviewed", plan.left_out.unreviewed),
             ]),
             summary: counts(&[
                 ("add", summary.add),

@@ -86,7 +86,7 @@ pub struct Plan {
     pub next_renewal: Option<NextRenewal>,
 }
 
-/// How many changes `--only` left out, by what they are left to.
+/// How many changes were left out, by what they are left to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LeftOut {
     /// Changes that the configuration or a flag asks for.
@@ -95,6 +95,8 @@ pub struct LeftOut {
     pub drift: usize,
     /// Renewals that are due.
     pub renewals: usize,
+    /// Changes that are not in the saved plan that is applied.
+    pub unreviewed: usize,
 }
 
 /// The next renewal.

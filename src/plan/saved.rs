@@ -85,6 +85,11 @@ impl SavedPlan {
         }
     }
 
+    /// Whether a file holds a saved plan, of whatever version.
+    pub fn is_one(bytes: &[u8]) -> bool {
+        matches!(Self::from_json(bytes), Ok(_) | Err(SavedPlanError::OtherVersion { .. }))
+    }
+
     /// Reads a file, which anybody may have written.
     pub fn from_json(bytes: &[u8]) -> Result<Self, SavedPlanError> {
         if bytes.len() > MAX_SIZE {
@@ -155,6 +160,8 @@ impl SavedPlan {
             fresh.changes.iter().filter(|change| change.issuer().is_some_and(|name| accounts.contains(name)));
         stale_certificates.extend(theirs.filter_map(|change| change.address.certificate().cloned()));
         let reviewed: BTreeSet<Address> = self.reviewed().into_keys().cloned().collect();
+        let unreviewed = fresh.changes.iter().filter(|change| !reviewed.contains(&change.address));
+        fresh.left_out.unreviewed += unreviewed.count();
         fresh.retain(|address| {
             reviewed.contains(address)
                 && !stale.contains(address)

@@ -338,6 +338,8 @@ fn without_a_terminal_nothing_is_guessed() {
     hint: apply without asking with `--auto-approve`, or apply a saved plan
     [exit code: 1]
     ");
+    let events = world.project.certplan(&["apply", "--json"]).expect(1);
+    assert!(events.stderr.contains("events show no plan that could be approved"), "{events}");
     assert_eq!(world.effects(), [0, 0, 0]);
     assert!(!world.state_folder().exists());
 }
@@ -462,4 +464,21 @@ fn a_plan_is_saved_for_its_owner_only_and_never_over_a_folder() {
     assert!(run.stderr.contains("cannot write `taken`"), "{run}");
     let run = world.project.certplan(&["plan", "--out", "no/such/folder"]).expect(1);
     assert!(run.stderr.contains("cannot write `no/such/folder`"), "{run}");
+}
+
+#[test]
+fn a_plan_is_never_saved_over_something_else() {
+    let world = World::new();
+    world.configure(&[("shop", "names: [shop.example.test]")]);
+    world.project.write("identity.txt", "AGE-SECRET-KEY-1");
+    for file in ["certplan.yaml", "identity.txt"] {
+        let before = world.project.read(file);
+        let run = world.project.certplan(&["plan", "--out", file]).expect(1);
+        assert!(run.stderr.contains(&format!("`{file}` is there and is no saved plan")), "{run}");
+        assert_eq!(world.project.read(file), before);
+    }
+    world.project.write("empty", "");
+    for file in ["new.plan", "new.plan", "empty"] {
+        world.project.certplan(&["plan", "--out", file]).expect(0);
+    }
 }

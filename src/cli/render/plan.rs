@@ -265,6 +265,12 @@ impl<'a> Writer<'a> {
                 "left to an apply without `--only`",
             ),
             ("drift", "repair", "repairs", "left to an apply without `--only`"),
+            (
+                "unreviewed",
+                "change is not in the saved plan",
+                "changes are not in the saved plan",
+                "left to the next",
+            ),
         ] {
             match plan.left_out.get(key).copied().unwrap_or_default() {
                 0 => {}

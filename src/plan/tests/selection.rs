@@ -103,14 +103,14 @@ fn only_takes_one_kind_of_cause_and_counts_the_others() {
         (
             Only::Config,
             &["certificate/gone", "certificate/new", "deployment/gone/edge", "deployment/new/edge"][..],
-            LeftOut { config: 0, drift: 1, renewals: 1 },
+            LeftOut { config: 0, drift: 1, renewals: 1, unreviewed: 0 },
         ),
         (
             Only::Renewals,
             &["certificate/due", "deployment/due/edge"],
-            LeftOut { config: 2, drift: 1, renewals: 0 },
+            LeftOut { config: 2, drift: 1, renewals: 0, unreviewed: 0 },
         ),
-        (Only::Drift, &["deployment/off/edge"], LeftOut { config: 2, drift: 0, renewals: 1 }),
+        (Only::Drift, &["deployment/off/edge"], LeftOut { config: 2, drift: 0, renewals: 1, unreviewed: 0 }),
     ] {
         let mut world = five();
         world.options.only = Some(only);
