@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +13,6 @@ use crate::apply::World;
 use crate::dns01::ZoneWriters;
 use crate::plan::ExitClass;
 use crate::plan::Plan;
-use crate::plan::PlanErrorKind;
 use crate::plan::SavedPlan;
 use crate::plan::verify;
 use crate::state::LeaseError;
@@ -32,6 +30,7 @@ use super::render;
 use super::render::progress::JsonLines;
 use super::render::progress::Lines;
 use super::render::progress::Live;
+use super::tally::Tally;
 use super::ui::Ui;
 
 /// How many requests may be in flight per CA.
@@ -147,8 +146,8 @@ pub(crate) async fn execute(
         approve(ui)?;
     }
     interruptible(cancel, ui);
-    let outcome = perform(project, clients, &planned, context, args, lines, ui).await?;
-    Ok(conclude(&planned.plan, &outcome, stale, args, ui))
+    let outcome = perform(project, clients, &planned, context, args, lines.clone(), ui).await?;
+    Ok(conclude(&planned.plan, &outcome, stale, args, lines.as_deref(), ui))
 }
 
 fn approve(ui: Ui) -> Result<(), CliError> {
@@ -250,7 +249,14 @@ async fn perform(
 }
 
 /// Says how it ended, and returns the first exit code that applies.
-fn conclude(plan: &Plan, outcome: &Outcome, stale: bool, args: &WorkArgs, ui: Ui) -> Exit {
+fn conclude(
+    plan: &Plan,
+    outcome: &Outcome,
+    stale: bool,
+    args: &WorkArgs,
+    lines: Option<&JsonLines>,
+    ui: Ui,
+) -> Exit {
     let interrupted = outcome.failed.values().any(|error| matches!(error, ApplyError::Interrupted));
     // A lease that could not be written is no other run's.
     let is_locked = |error: &ApplyError| {
@@ -262,11 +268,14 @@ fn conclude(plan: &Plan, outcome: &Outcome, stale: bool, args: &WorkArgs, ui: Ui
         .failed
         .values()
         .any(|error| !is_locked(error) && !matches!(error, ApplyError::Interrupted) && !error.is_deferral());
-    if !plan.is_empty() && !args.json {
-        match summary(plan, outcome) {
+    let tally = Tally::of(plan, outcome);
+    match lines {
+        Some(lines) => lines.summary(&tally),
+        None if plan.is_empty() => {}
+        None => match tally.text() {
             Ok(complete) => ui.say(&complete),
             Err(ended) => ui.alert(&ended),
-        }
+        },
     }
     let planned = plan.exit_class();
     match () {
@@ -282,34 +291,6 @@ fn conclude(plan: &Plan, outcome: &Outcome, stale: bool, args: &WorkArgs, ui: Ui
     }
 }
 
-/// What became of everything that was planned, and of what could not be; an error unless all of it is as it should be.
-fn summary(plan: &Plan, outcome: &Outcome) -> Result<String, String> {
-    let failed = outcome.failed.len();
-    let waiting = outcome.failed.values().filter(|error| error.is_deferral()).count();
-    let with_errors = |kind| {
-        let errors = plan.errors.iter().filter(|error| error.kind == kind);
-        errors.map(|error| &error.address).collect::<BTreeSet<_>>().len()
-    };
-    let (unplanned, refused) = (with_errors(PlanErrorKind::Failed), with_errors(PlanErrorKind::Refused));
-    let counts = [
-        (outcome.done.len(), "certificate is as it should be", "certificates are as they should be"),
-        (outcome.accounts, "account was changed", "accounts were changed"),
-        (failed - waiting, "failed", "failed"),
-        (waiting, "has to wait", "have to wait"),
-        (unplanned, "could not be planned", "could not be planned"),
-        (refused, "was refused", "were refused"),
-    ];
-    let counts: Vec<String> = counts
-        .into_iter()
-        .filter(|(count, ..)| *count > 0)
-        .map(|(count, one, many)| format!("{count} {}", if count == 1 { one } else { many }))
-        .collect();
-    match failed + unplanned + refused {
-        0 => Ok(format!("Apply complete: {}.", counts.join(", "))),
-        _ => Err(format!("Apply ended: {}.", counts.join(", "))),
-    }
-}
-
 fn parallelism(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count @ 1..=1024) => Ok(count),
@@ -322,38 +303,4 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .ok()
         .and_then(|duration| Duration::try_from(duration).ok())
         .ok_or_else(|| "give a time such as 30s, 5m or 1h".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::plan::PlanError;
-    use crate::plan::tests::World;
-    use crate::plan::tests::address;
-    use crate::plan::tests::name;
-
-    #[test]
-    fn a_plan_with_errors_is_never_complete() {
-        let outcome = Outcome { done: BTreeSet::from([name("shop")]), ..Outcome::default() };
-        let mut plan = World::new_shop().plan();
-        assert_eq!(
-            summary(&plan, &outcome).as_deref(),
-            Ok("Apply complete: 1 certificate is as it should be.")
-        );
-        // One address with two errors is one that could not be planned.
-        for (of, kind, message) in [
-            ("certificate/blog", PlanErrorKind::Failed, "no zone"),
-            ("certificate/blog", PlanErrorKind::Failed, "no profile"),
-            ("deployment/gone/edge", PlanErrorKind::Refused, "it still serves"),
-        ] {
-            plan.errors.push(PlanError {
-                address: Some(address(of)),
-                kind,
-                message: message.to_owned(),
-                help: None,
-            });
-        }
-        let ended = "Apply ended: 1 certificate is as it should be, 1 could not be planned, 1 was refused.";
-        assert_eq!(summary(&plan, &outcome), Err(ended.to_owned()));
-    }
 }

@@ -21,6 +21,7 @@ mod sandbox;
 mod schema;
 mod show;
 mod state;
+mod tally;
 mod ui;
 mod validate;
 

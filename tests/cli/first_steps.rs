@@ -451,6 +451,11 @@ fn nothing_to_do_is_quiet_and_quick() {
     let run = world.project.certplan(&["apply", "--auto-approve", "--json"]).expect(0);
     assert_eq!(run.stderr, "");
     assert!(run.stdout.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{run}");
+    let last: serde_json::Value = serde_json::from_str(run.stdout.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (&last["type"], &last["done"], &last["failed"]),
+        (&"apply_summary".into(), &0.into(), &0.into())
+    );
     let run = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
     assert_eq!(run.stderr, "");
 }

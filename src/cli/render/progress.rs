@@ -154,6 +154,11 @@ impl JsonLines {
         }
     }
 
+    /// What became of it all, by number.
+    pub(crate) fn summary(&self, tally: &impl Serialize) {
+        self.write(typed("apply_summary", tally));
+    }
+
     /// Writes one object, with the moment as its first member.
     pub(crate) fn write(&self, mut object: serde_json::Value) {
         if let Some(members) = object.as_object_mut() {
