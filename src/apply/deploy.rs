@@ -564,7 +564,7 @@ fn is_due(
     fingerprint: Fingerprint,
 ) -> bool {
     let record = journal.record();
-    let planned = work.deploy.iter().any(|step| step.target == deployment.target);
+    let planned = is_planned(work, &deployment.target);
     let Some(operation) = record.operation.as_ref().filter(|operation| operation.stage >= Stage::Issued)
     else {
         return planned;
@@ -575,6 +575,10 @@ fn is_due(
             .get(&deployment.target)
             .is_some_and(|deployed| deployed.fingerprint == fingerprint);
     planned && !is_done
+}
+
+fn is_planned(work: &CertificateWork, target: &Name) -> bool {
+    work.deploy.iter().any(|step| step.target == *target)
 }
 
 fn is_finished(operation: &Operation, target: &Name) -> bool {
@@ -591,6 +595,6 @@ pub(super) fn leaves_deployment(
     operation.deployments.keys().any(|target| {
         !is_finished(operation, target)
             && desired.deploy.iter().any(|entry| entry.target == *target)
-            && !work.deploy.iter().any(|step| step.target == *target)
+            && !is_planned(work, target)
     })
 }

@@ -7,7 +7,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::event::Event;
 use super::event::Reporter;
-
 use crate::dns01::Repeat;
 use crate::dns01::WriteError;
 use crate::dns01::WriteWatch;
