@@ -1,23 +1,31 @@
 //! Folders and files by descriptor, so that no symbolic link is ever followed below the root.
 
+use std::fs::File;
 use std::io::Read;
-use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
 
 use rustix::fs::AtFlags;
 use rustix::fs::CWD;
 use rustix::fs::Dir;
 use rustix::fs::FileType;
+use rustix::fs::FlockOperation;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::super::store::MAX_OBJECT;
 use super::super::store::StoreError;
+use super::lock::PATIENCE;
+use super::scratch::has_no_locks;
 
 pub(super) const FOLDER_MODE: u32 = 0o700;
 pub(super) const FILE_MODE: u32 = 0o600;
@@ -34,6 +42,15 @@ pub(super) struct Folder {
 pub(super) struct FileContent {
     pub(super) bytes: Vec<u8>,
     pub(super) mode: u32,
+}
+
+/// How a file took the name of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Put {
+    /// What had the name is gone.
+    Renamed,
+    /// What had the name has the file's former one.
+    Exchanged,
 }
 
 /// An entry of a folder.
@@ -80,6 +97,10 @@ impl Folder {
         self.child(name)?.ok_or_else(|| refused(&self.path.join(name), "was removed while it was created"))
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(super) fn path_of(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
@@ -95,16 +116,42 @@ impl Folder {
     }
 
     /// Reads a regular file that is ours alone; `None` when nothing is there.
+    ///
+    /// A file that was replaced between its opening and its lock may be written again: then the name is opened anew.
     pub(super) fn read(&self, name: &str) -> Result<Option<FileContent>, StoreError> {
-        // Without NONBLOCK the open of a FIFO would wait for a writer.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let fd = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
-            Ok(fd) => fd,
-            Err(Errno::NOENT) => return Ok(None),
-            Err(Errno::LOOP) => return Err(refused(&self.path_of(name), "is a symbolic link")),
-            Err(errno) => return Err(classify(errno, &self.path_of(name), "read")),
-        };
-        let stat = rustix::fs::fstat(&fd).map_err(|errno| classify(errno, &self.path_of(name), "read"))?;
+        let begun = Instant::now();
+        loop {
+            // Without NONBLOCK the open of a FIFO would wait for a writer.
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+            let file = match self.open_file(name, flags, Mode::empty()) {
+                Ok(file) => file,
+                Err(Errno::NOENT) => return Ok(None),
+                Err(Errno::LOOP) => return Err(refused(&self.path_of(name), "is a symbolic link")),
+                Err(errno) => return Err(classify(errno, &self.path_of(name), "read")),
+            };
+            match self.lock_to_read(name, &file) {
+                Ok(true) => return self.content(name, file).map(Some),
+                Ok(false) => {}
+                Err(Errno::WOULDBLOCK | Errno::INTR) if begun.elapsed() < PATIENCE => {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                Err(errno) => return Err(classify(errno, &self.path_of(name), "lock")),
+            }
+        }
+    }
+
+    /// Keeps others from writing into an open file until it is closed; `false` when it has lost its name already.
+    pub(super) fn lock_to_read(&self, name: &str, file: &File) -> Result<bool, Errno> {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(self.is_same(name, file)),
+            // Nor is anything written into again there.
+            Err(errno) if has_no_locks(errno) => Ok(true),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn content(&self, name: &str, file: File) -> Result<FileContent, StoreError> {
+        let stat = rustix::fs::fstat(&file).map_err(|errno| classify(errno, &self.path_of(name), "read"))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(refused(&self.path_of(name), "is not a regular file"));
         }
@@ -120,50 +167,35 @@ impl Folder {
         }
         let mut bytes = Vec::with_capacity(size);
         // No further than the size, which saves a read that only finds the end: objects are replaced, and never grow.
-        std::fs::File::from(fd)
-            .take(size as u64)
+        file.take(size as u64)
             .read_to_end(&mut bytes)
             .map_err(|error| classify_io(error, &self.path_of(name), "read"))?;
-        Ok(Some(FileContent { bytes, mode: stat.st_mode & 0o7777 }))
+        Ok(FileContent { bytes, mode: stat.st_mode & 0o7777 })
     }
 
-    /// Writes a file that nobody else can see half written: a temporary file, renamed over it.
-    ///
-    /// The caller holds the object's lock, so a temporary file that is there already is a dead process's.
-    pub(super) fn replace(&self, name: &str, bytes: &[u8], durable: bool) -> Result<(), StoreError> {
-        let temporary = temporary_name(name);
-        let written = self.write_new(&temporary, bytes, durable).and_then(|()| {
-            rustix::fs::renameat(&self.fd, &temporary, &self.fd, name)
-                .map_err(|errno| classify(errno, &self.path_of(name), "write"))
-        });
-        if written.is_err() {
-            // The error that matters is the first; what stays is swept by the next put.
-            let _ = rustix::fs::unlinkat(&self.fd, &temporary, AtFlags::empty());
+    /// Gives a file the name of an object, whose former file takes the name `scratch` where it is to be kept.
+    pub(super) fn put_in_place(&self, scratch: &str, name: &str, keep: bool) -> Result<Put, StoreError> {
+        // Not every file system exchanges names.
+        if keep && exchange(&self.fd, scratch, name).is_ok() {
+            return Ok(Put::Exchanged);
         }
-        written?;
-        if durable { self.sync() } else { Ok(()) }
+        rustix::fs::renameat(&self.fd, scratch, &self.fd, name)
+            .map(|()| Put::Renamed)
+            .map_err(|errno| classify(errno, &self.path_of(name), "write"))
     }
 
-    fn write_new(&self, name: &str, bytes: &[u8], durable: bool) -> Result<(), StoreError> {
-        let path = self.path_of(name);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let create = || rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(FILE_MODE));
-        let fd = match create() {
-            Err(Errno::EXIST) => {
-                self.remove(name)?;
-                create()
-            }
-            other => other,
+    /// Takes an object's file away from its name, to one that nothing has; `false` when that cannot be.
+    pub(super) fn put_aside(&self, name: &str, scratch: &str) -> Result<bool, StoreError> {
+        match move_to_free(&self.fd, name, scratch) {
+            Ok(()) => Ok(true),
+            // Not every file system can tell that a name is free.
+            Err(Errno::NOENT | Errno::EXIST | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
+            Err(errno) => Err(classify(errno, &self.path_of(name), "remove")),
         }
-        .map_err(|errno| classify(errno, &path, "write"))?;
-        rustix::fs::fchmod(&fd, Mode::from_raw_mode(FILE_MODE))
-            .map_err(|errno| classify(errno, &path, "write"))?;
-        let mut file = std::fs::File::from(fd);
-        file.write_all(bytes).map_err(|error| classify_io(error, &path, "write"))?;
-        if durable {
-            file.sync_all().map_err(|error| classify_io(error, &path, "write"))?;
-        }
-        Ok(())
+    }
+
+    pub(super) fn open_file(&self, name: &str, flags: OFlags, mode: Mode) -> Result<File, Errno> {
+        rustix::fs::openat(&self.fd, name, flags, mode).map(File::from)
     }
 
     /// Opens a lock file, and creates it if need be.
@@ -177,7 +209,7 @@ impl Folder {
     }
 
     /// Whether `name` is still the file behind `fd`.
-    pub(super) fn is_same(&self, name: &str, fd: &OwnedFd) -> bool {
+    pub(super) fn is_same(&self, name: &str, fd: impl AsFd) -> bool {
         let there = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW);
         let ours = rustix::fs::fstat(fd);
         matches!((there, ours), (Ok(a), Ok(b)) if a.st_ino == b.st_ino && a.st_dev == b.st_dev)
@@ -217,16 +249,6 @@ impl Folder {
     }
 }
 
-/// The name under which a file is written before it takes its own; no key has a segment like it.
-pub(super) fn temporary_name(name: &str) -> String {
-    format!(".{name}.tmp")
-}
-
-/// The object that a temporary file is of.
-pub(super) fn of_temporary(name: &str) -> Option<&str> {
-    name.strip_prefix('.')?.strip_suffix(".tmp")
-}
-
 /// Creates a folder, with whatever is missing above it, durably.
 pub(super) fn create_with_parents(path: &Path) -> Result<(), StoreError> {
     let mut missing = Vec::new();
@@ -262,6 +284,28 @@ pub(super) fn check_parents(path: &Path) -> Result<(), StoreError> {
         ancestor = folder.parent();
     }
     Ok(())
+}
+
+/// Exchanges the names of two files.
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+fn exchange(folder: &OwnedFd, a: &str, b: &str) -> Result<(), Errno> {
+    rustix::fs::renameat_with(folder, a, folder, b, RenameFlags::EXCHANGE)
+}
+
+/// Renames a file to a name that no file has.
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+fn move_to_free(folder: &OwnedFd, from: &str, to: &str) -> Result<(), Errno> {
+    rustix::fs::renameat_with(folder, from, folder, to, RenameFlags::NOREPLACE)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+fn exchange(_folder: &OwnedFd, _a: &str, _b: &str) -> Result<(), Errno> {
+    Err(Errno::NOSYS)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+fn move_to_free(_folder: &OwnedFd, _from: &str, _to: &str) -> Result<(), Errno> {
+    Err(Errno::NOSYS)
 }
 
 fn create_folder(parent: impl AsFd + Copy, name: &Path, path: &Path) -> Result<(), StoreError> {
@@ -305,7 +349,7 @@ pub(super) fn classify(errno: Errno, path: &Path, action: &'static str) -> Store
     }
 }
 
-fn classify_io(error: std::io::Error, path: &Path, action: &'static str) -> StoreError {
+pub(super) fn classify_io(error: std::io::Error, path: &Path, action: &'static str) -> StoreError {
     match error.raw_os_error() {
         Some(code) => classify(Errno::from_raw_os_error(code), path, action),
         None => StoreError::Failed { location: path.display().to_string(), action, source: Box::new(error) },

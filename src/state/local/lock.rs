@@ -20,7 +20,7 @@ use super::folder::classify;
 const SHARDS: usize = 64;
 
 /// How long to wait for a process that holds a lock: a put holds it for milliseconds, so this one was stopped.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The locks of a folder within this process. Between processes, `flock` on a file of the same number adds to them.
 #[derive(Debug)]

@@ -17,10 +17,11 @@ use super::folder::FileContent;
 use super::folder::Folder;
 use super::folder::check_parents;
 use super::folder::create_with_parents;
-use super::folder::of_temporary;
 use super::folder::refused;
-use super::folder::temporary_name;
 use super::lock::Locks;
+use super::scratch;
+use super::scratch::Scratch;
+use super::scratch::is_scratch;
 use crate::model::sha256;
 
 pub(super) const LOCKS: &str = ".locks";
@@ -32,6 +33,7 @@ const VOLATILE: &str = "leases/";
 pub(super) struct Tree {
     root: PathBuf,
     locks: Locks,
+    scratch: Scratch,
     /// Whether the first put of the process did its housekeeping.
     prepared: Mutex<bool>,
     warn: Box<dyn Fn(Warning) + Send + Sync>,
@@ -39,7 +41,7 @@ pub(super) struct Tree {
 
 impl Tree {
     pub(super) fn new(root: PathBuf, warn: Box<dyn Fn(Warning) + Send + Sync>) -> Self {
-        Self { root, locks: Locks::new(), prepared: Mutex::new(false), warn }
+        Self { root, locks: Locks::new(), scratch: Scratch::new(), prepared: Mutex::new(false), warn }
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -95,7 +97,7 @@ impl Tree {
         if Expected::from(found) != *expected {
             return Err(StoreError::Conflict { location: self.location(key) });
         }
-        folder.replace(name, bytes, is_durable(key))?;
+        self.scratch.replace(&folder, name, current.is_some(), bytes, is_durable(key))?;
         if let Some(mode) = current.map(|content| content.mode).filter(|mode| mode & 0o077 != 0) {
             (self.warn)(Warning::Tightened { path: folder.path_of(name), mode });
         }
@@ -108,9 +110,7 @@ impl Tree {
         let Some(folder) = self.find(parents)? else { return Ok(()) };
         let locks = self.prepare()?.child_or_create(LOCKS)?;
         let _guard = self.locks.lock(&locks, key)?;
-        folder.remove(&temporary_name(name))?;
-        folder.remove(name)?;
-        if is_durable(key) { folder.sync() } else { Ok(()) }
+        self.scratch.remove(&folder, name, is_durable(key))
     }
 
     pub(super) fn list(&self, prefix: &str) -> Result<Vec<ObjectKey>, StoreError> {
@@ -166,28 +166,10 @@ impl Tree {
                 root.set_mode(FOLDER_MODE)?;
                 (self.warn)(Warning::Tightened { path: self.root.clone(), mode });
             }
-            let locks = root.child_or_create(LOCKS)?;
-            self.sweep(&root, "", &locks)?;
+            sweep(&root)?;
             *prepared = true;
         }
         Ok(root)
-    }
-
-    /// Removes the temporary files of processes that died: whoever holds an object's lock knows that nobody writes it.
-    fn sweep(&self, folder: &Folder, path: &str, locks: &Folder) -> Result<(), StoreError> {
-        for entry in folder.entries()? {
-            if entry.is_folder && is_segment(&entry.name) {
-                if let Some(child) = folder.child(&entry.name)? {
-                    self.sweep(&child, &format!("{path}{}/", entry.name), locks)?;
-                }
-            } else if let Some(name) = of_temporary(&entry.name)
-                && let Ok(key) = ObjectKey::new(&format!("{path}{name}"))
-            {
-                let _guard = self.locks.lock(locks, &key)?;
-                folder.remove(&entry.name)?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -195,6 +177,20 @@ impl fmt::Debug for Tree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tree").field("root", &self.root).finish_non_exhaustive()
     }
+}
+
+/// Removes the scratch files of processes that died.
+fn sweep(folder: &Folder) -> Result<(), StoreError> {
+    for entry in folder.entries()? {
+        if entry.is_folder && is_segment(&entry.name) {
+            if let Some(child) = folder.child(&entry.name)? {
+                sweep(&child)?;
+            }
+        } else if is_scratch(&entry.name) {
+            scratch::sweep(folder, &entry.name)?;
+        }
+    }
+    Ok(())
 }
 
 fn collect(folder: &Folder, path: &str, prefix: &str, keys: &mut Vec<ObjectKey>) -> Result<(), StoreError> {
