@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     if wanted("many") {
         many::measure(&mut table);
     }
+    program::remove_folders();
     println!("\n{table}");
     if table.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -6,8 +6,11 @@ use std::io::BufRead;
 use std::io::BufReader;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -17,10 +20,19 @@ use certplan::state::generate_identity;
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
+/// The folders of all runs. They stay until the end, for ext4 without a journal creates files many times slower in the
+/// minutes after many were removed (`recently_deleted` in fs/ext4/ialloc.c), and the next run would pay for the last.
+static FOLDERS: Mutex<Vec<TempDir>> = Mutex::new(Vec::new());
+
+/// Removes the folders of all runs.
+pub(crate) fn remove_folders() {
+    FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
 /// A folder with a configuration.
 #[derive(Debug)]
 pub(crate) struct Folder {
-    folder: TempDir,
+    path: PathBuf,
     environment: BTreeMap<String, String>,
     pub(crate) recipient: String,
 }
@@ -46,7 +58,9 @@ impl Folder {
         let folder =
             tempfile::Builder::new().prefix("certplan-bench-").tempdir().expect("a temporary folder");
         let identity = generate_identity();
-        let this = Self { folder, environment: BTreeMap::new(), recipient: identity.recipient };
+        let path = folder.path().to_owned();
+        FOLDERS.lock().unwrap_or_else(PoisonError::into_inner).push(folder);
+        let this = Self { path, environment: BTreeMap::new(), recipient: identity.recipient };
         this.write("identity.txt", identity.text.expose_secret());
         let path = this.path().join("identity.txt");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("it is our own");
@@ -60,7 +74,7 @@ impl Folder {
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.folder.path()
+        &self.path
     }
 
     pub(crate) fn write(&self, name: &str, text: &str) {
