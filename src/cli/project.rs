@@ -63,6 +63,13 @@ pub(crate) struct Project {
     run: String,
 }
 
+impl Drop for Project {
+    fn drop(&mut self) {
+        // Work that was given up may hold the store for longer than the process lives.
+        self.store.close();
+    }
+}
+
 impl Project {
     /// Loads the configuration; its problems are shown in full, and are one error.
     pub(crate) fn load(global: &Global, ui: Ui) -> Result<Self, CliError> {

@@ -184,16 +184,6 @@ impl Folder {
             .map_err(|errno| classify(errno, &self.path_of(name), "write"))
     }
 
-    /// Takes an object's file away from its name, to one that nothing has; `false` when that cannot be.
-    pub(super) fn put_aside(&self, name: &str, scratch: &str) -> Result<bool, StoreError> {
-        match move_to_free(&self.fd, name, scratch) {
-            Ok(()) => Ok(true),
-            // Not every file system can tell that a name is free.
-            Err(Errno::NOENT | Errno::EXIST | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(false),
-            Err(errno) => Err(classify(errno, &self.path_of(name), "remove")),
-        }
-    }
-
     pub(super) fn open_file(&self, name: &str, flags: OFlags, mode: Mode) -> Result<File, Errno> {
         rustix::fs::openat(&self.fd, name, flags, mode).map(File::from)
     }
@@ -292,19 +282,8 @@ fn exchange(folder: &OwnedFd, a: &str, b: &str) -> Result<(), Errno> {
     rustix::fs::renameat_with(folder, a, folder, b, RenameFlags::EXCHANGE)
 }
 
-/// Renames a file to a name that no file has.
-#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
-fn move_to_free(folder: &OwnedFd, from: &str, to: &str) -> Result<(), Errno> {
-    rustix::fs::renameat_with(folder, from, folder, to, RenameFlags::NOREPLACE)
-}
-
 #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
 fn exchange(_folder: &OwnedFd, _a: &str, _b: &str) -> Result<(), Errno> {
-    Err(Errno::NOSYS)
-}
-
-#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
-fn move_to_free(_folder: &OwnedFd, _from: &str, _to: &str) -> Result<(), Errno> {
     Err(Errno::NOSYS)
 }
 

@@ -127,6 +127,10 @@ impl Store for LocalStore {
         self.run(move |tree| tree.get_many(&keys)).await
     }
 
+    fn close(&self) {
+        self.tree.close();
+    }
+
     fn locate(&self, key: &ObjectKey) -> String {
         self.tree.path(key).display().to_string()
     }

@@ -37,10 +37,21 @@ use super::folder::classify_io;
 /// How many files are kept: more than there are puts at once, few enough to be open all the time.
 const KEPT: usize = 64;
 
-/// The scratch files of a store. Dropped, it removes them; those of a process that died are [swept](sweep) by the next.
+/// What is done about an object's file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Upkeep {
+    /// Whether a change has to outlast a loss of power.
+    pub(super) durable: bool,
+    /// Whether the former file is kept to be written again. Otherwise it is gone when the change is made, though the
+    /// process dies in the next moment.
+    pub(super) reused: bool,
+}
+
+/// The scratch files of a store. Closed or dropped, it removes them; those of a process that died are [swept](sweep) by the next.
 #[derive(Debug)]
 pub(super) struct Scratch {
-    kept: Mutex<Vec<Kept>>,
+    /// `None` when the store is closed.
+    kept: Mutex<Option<Vec<Kept>>>,
     next: AtomicU64,
 }
 
@@ -54,39 +65,57 @@ struct Kept {
 
 impl Scratch {
     pub(super) fn new() -> Self {
-        Self { kept: Mutex::new(Vec::new()), next: AtomicU64::new(0) }
+        Self { kept: Mutex::new(Some(Vec::new())), next: AtomicU64::new(0) }
     }
 
     /// Writes a file that nobody can see half written; the caller holds the object's lock.
     ///
-    /// `is_there` tells whether the object exists already. What need not be durable is not synced.
+    /// `is_there` tells whether the object exists already.
     pub(super) fn replace(
         &self,
         folder: &Folder,
         name: &str,
         is_there: bool,
         bytes: &[u8],
-        durable: bool,
+        upkeep: Upkeep,
     ) -> Result<(), StoreError> {
         let scratch = self.take(folder)?;
-        let put = write(&scratch.file, bytes, durable)
+        let put = write(&scratch.file, bytes, upkeep.durable)
             .map_err(|error| classify_io(error, &folder.path_of(name), "write"))
-            .and_then(|()| folder.put_in_place(&scratch.name, name, is_there))
+            .and_then(|()| folder.put_in_place(&scratch.name, name, is_there && upkeep.reused))
             // The error that matters is the first; what stays is swept by the next process.
             .inspect_err(|_| drop(folder.remove(&scratch.name)))?;
         // Closed, and with it the lock is gone: from here on the file can be read.
         drop(scratch.file);
-        self.settle(folder, (put == Put::Exchanged).then_some(scratch.name), durable)
+        self.settle(folder, (put == Put::Exchanged).then_some(scratch.name), upkeep.durable)
     }
 
-    /// Removes an object's file, if it is there; the caller holds the object's lock.
+    /// Removes an object's file, if it is there, for good: with it goes whatever may have been written of it before.
     pub(super) fn remove(&self, folder: &Folder, name: &str, durable: bool) -> Result<(), StoreError> {
-        let scratch = self.name();
-        let aside = !self.is_full() && folder.put_aside(name, &scratch)?;
-        if !aside {
-            folder.remove(name)?;
+        let is_there = |kept: &mut Kept| kept.folder == folder.path();
+        let former: Vec<Kept> = self.with_kept(|kept| kept.extract_if(.., is_there).collect());
+        for kept in former {
+            folder.remove(&kept.name)?;
         }
-        self.settle(folder, aside.then_some(scratch), durable)
+        folder.remove(name)?;
+        if durable { folder.sync() } else { Ok(()) }
+    }
+
+    /// Removes what is kept, and keeps nothing any more.
+    pub(super) fn close(&self) {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        for kept in kept.into_iter().flatten() {
+            if let Ok(Some(folder)) = Folder::open(&kept.folder)
+                && folder.is_same(&kept.name, &kept.file)
+            {
+                // What stays is swept by the next process.
+                let _ = folder.remove(&kept.name);
+            }
+        }
+    }
+
+    fn with_kept<T: Default>(&self, work: impl FnOnce(&mut Vec<Kept>) -> T) -> T {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map_or_else(T::default, work)
     }
 
     /// Makes a change of names durable, and only then keeps the file that lost its own.
@@ -105,11 +134,10 @@ impl Scratch {
     /// A file to write into, in the same folder.
     fn take(&self, folder: &Folder) -> Result<Kept, StoreError> {
         loop {
-            let found = {
-                let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let found = self.with_kept(|kept| {
                 let at = kept.iter().rposition(|kept| kept.folder == folder.path());
                 at.map(|at| kept.swap_remove(at))
-            };
+            });
             let Some(found) = found else { return self.create(folder) };
             // Since it was kept somebody may have given it a second name, or removed it.
             if is_ours_alone(&found.file) && folder.is_same(&found.name, &found.file) {
@@ -150,10 +178,6 @@ impl Scratch {
         format!(".{}-{}.tmp", std::process::id(), self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    fn is_full(&self) -> bool {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).len() >= KEPT
-    }
-
     /// Keeps the file that an object had, or removes it.
     fn keep(&self, folder: &Folder, name: String) {
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -163,7 +187,7 @@ impl Scratch {
             && folder.is_same(&name, &file)
         {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            if kept.len() < KEPT {
+            if let Some(kept) = kept.as_mut().filter(|kept| kept.len() < KEPT) {
                 kept.push(Kept { folder: folder.path().to_owned(), name, file });
                 return;
             }
@@ -175,14 +199,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let kept = self.kept.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for kept in kept.drain(..) {
-            if let Ok(Some(folder)) = Folder::open(&kept.folder)
-                && folder.is_same(&kept.name, &kept.file)
-            {
-                let _ = folder.remove(&kept.name);
-            }
-        }
+        self.close();
     }
 }
 

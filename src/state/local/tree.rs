@@ -21,6 +21,7 @@ use super::folder::refused;
 use super::lock::Locks;
 use super::scratch;
 use super::scratch::Scratch;
+use super::scratch::Upkeep;
 use super::scratch::is_scratch;
 use crate::model::sha256;
 
@@ -28,6 +29,9 @@ pub(super) const LOCKS: &str = ".locks";
 
 /// Objects below this are not worth a sync: no process holds a lease through a loss of power.
 const VOLATILE: &str = "leases/";
+
+/// Objects below this hold a key for an identity that shall not be able to open it when they are removed.
+const HANDED_OVER: &str = "handoff/";
 
 /// The blocking side of a store in a folder.
 pub(super) struct Tree {
@@ -97,7 +101,7 @@ impl Tree {
         if Expected::from(found) != *expected {
             return Err(StoreError::Conflict { location: self.location(key) });
         }
-        self.scratch.replace(&folder, name, current.is_some(), bytes, is_durable(key))?;
+        self.scratch.replace(&folder, name, current.is_some(), bytes, upkeep(key))?;
         if let Some(mode) = current.map(|content| content.mode).filter(|mode| mode & 0o077 != 0) {
             (self.warn)(Warning::Tightened { path: folder.path_of(name), mode });
         }
@@ -110,7 +114,7 @@ impl Tree {
         let Some(folder) = self.find(parents)? else { return Ok(()) };
         let locks = self.prepare()?.child_or_create(LOCKS)?;
         let _guard = self.locks.lock(&locks, key)?;
-        self.scratch.remove(&folder, name, is_durable(key))
+        self.scratch.remove(&folder, name, upkeep(key).durable)
     }
 
     pub(super) fn list(&self, prefix: &str) -> Result<Vec<ObjectKey>, StoreError> {
@@ -125,6 +129,10 @@ impl Tree {
             keys.sort();
         }
         Ok(keys)
+    }
+
+    pub(super) fn close(&self) {
+        self.scratch.close();
     }
 
     fn location(&self, key: &ObjectKey) -> String {
@@ -218,9 +226,8 @@ fn collect(folder: &Folder, path: &str, prefix: &str, keys: &mut Vec<ObjectKey>)
     Ok(())
 }
 
-/// Whether an object has to outlast a loss of power, and its removal as well.
-fn is_durable(key: &ObjectKey) -> bool {
-    !key.as_str().starts_with(VOLATILE)
+fn upkeep(key: &ObjectKey) -> Upkeep {
+    Upkeep { durable: !key.as_str().starts_with(VOLATILE), reused: !key.as_str().starts_with(HANDED_OVER) }
 }
 
 /// A key's folders and its file.
