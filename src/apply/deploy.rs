@@ -61,11 +61,8 @@ impl Apply {
     ) -> Result<(), ApplyError> {
         let Some(current) = &journal.record().current else { return Ok(()) };
         let fingerprint = current.facts.fingerprint;
-        let due: Vec<&DesiredDeployment> = desired
-            .deploy
-            .iter()
-            .filter(|deployment| is_due(deployment, work, journal, fingerprint))
-            .collect();
+        let due: Vec<&DesiredDeployment> =
+            desired.deploy.iter().filter(|deployment| is_planned(work, &deployment.target)).collect();
         if due.is_empty() {
             return Ok(());
         }
@@ -556,27 +553,7 @@ fn note(
     Ok(())
 }
 
-/// Whether a deployment has something to do: the plan says so, and the open operation has not done it yet.
-fn is_due(
-    deployment: &DesiredDeployment,
-    work: &CertificateWork,
-    journal: &Journal,
-    fingerprint: Fingerprint,
-) -> bool {
-    let record = journal.record();
-    let planned = is_planned(work, &deployment.target);
-    let Some(operation) = record.operation.as_ref().filter(|operation| operation.stage >= Stage::Issued)
-    else {
-        return planned;
-    };
-    let is_done = is_finished(operation, &deployment.target)
-        && record
-            .deployments
-            .get(&deployment.target)
-            .is_some_and(|deployed| deployed.fingerprint == fingerprint);
-    planned && !is_done
-}
-
+/// Whether the plan shows a deployment. One that the open operation has finished is shown when it drifted since.
 fn is_planned(work: &CertificateWork, target: &Name) -> bool {
     work.deploy.iter().any(|step| step.target == *target)
 }

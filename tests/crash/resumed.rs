@@ -55,8 +55,8 @@ async fn drift_under_hardened_custody_costs_a_new_certificate_and_says_so() {
     assert_eq!(world.issued().len(), 2);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_two_targets_the_one_that_fails_is_tried_again_alone() {
+/// A certificate for two targets; one of them, `edge`, fails while the file `broken` is there, which it is.
+async fn with_broken_edge() -> World {
     let world = World::new()
         .await
         .certificates(&SHOP.replace("[{ target: web }]", "[{ target: web }, { target: edge }]"));
@@ -70,6 +70,12 @@ async fn of_two_targets_the_one_that_fails_is_tried_again_alone() {
         ),
     );
     world.project.write("broken", "");
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_targets_the_one_that_fails_is_tried_again_alone() {
+    let world = with_broken_edge().await;
     let failed = world.project.certplan(&["apply", "--auto-approve"]).expect(3);
     assert!(failed.stderr.contains("deployment/shop/edge"), "{failed}");
     let pair = world.deployed().expect("the other target has it");
@@ -78,6 +84,25 @@ async fn of_two_targets_the_one_that_fails_is_tried_again_alone() {
     assert!(!again.stderr.contains("deployment/shop/web"), "what is done is not done again: {again}");
     let edge = evidence::pair(&world.project.path().join("edge/shop")).unwrap();
     assert_eq!(edge.fingerprint, pair.fingerprint);
+    world.judge();
+    assert_eq!(world.issued().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_drifted_since_it_was_verified_is_repaired_with_what_is_resumed() {
+    let world = with_broken_edge().await;
+    world.project.certplan(&["apply", "--auto-approve"]).expect(3);
+    let pair = world.deployed().expect("the other target has it");
+    std::fs::remove_dir_all(world.project.path().join("live")).unwrap();
+    std::fs::remove_file(world.project.path().join("broken")).unwrap();
+    let plan = evidence::plan_json(&world.project, &[]);
+    assert_eq!(
+        evidence::change(&plan, "deployment/shop/web")["action_reason"],
+        "redeploy_because_target_is_empty",
+        "{plan:#}"
+    );
+    world.project.certplan(&["apply", "--auto-approve"]).expect(0);
+    assert_eq!(world.deployed().expect("as planned").fingerprint, pair.fingerprint);
     world.judge();
     assert_eq!(world.issued().len(), 1);
 }
