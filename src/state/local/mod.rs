@@ -25,7 +25,7 @@ use tree::Tree;
 ///
 /// - A put holds an exclusive lock of its object (a file under `.locks`, shared by few objects) while it compares,
 ///   writes a temporary file in the same folder, syncs it, exchanges it with the object and syncs the folder. The
-///   file that the object had is written into again by a later put, unless somebody reads it ([`scratch`]).
+///   file that the object had is written into again by a later put, unless somebody reads it.
 /// - Files are 0600 and folders 0700, whatever the umask. A put that replaces a file with wider permissions, or finds
 ///   the folder itself with them, narrows them and tells the [warning hook](Self::with_warnings).
 /// - A folder, file or lock that is a symbolic link, a FIFO, a device, hard-linked or another user's is refused, and
