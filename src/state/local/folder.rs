@@ -131,7 +131,9 @@ impl Folder {
             };
             match self.lock_to_read(name, &file) {
                 Ok(true) => return self.content(name, file).map(Some),
-                Ok(false) => {}
+                Ok(false) if begun.elapsed() < PATIENCE => {}
+                // A file system whose files are others each time they are looked at.
+                Ok(false) => return Err(classify(Errno::STALE, &self.path_of(name), "read")),
                 Err(Errno::WOULDBLOCK | Errno::INTR) if begun.elapsed() < PATIENCE => {
                     thread::sleep(Duration::from_millis(1));
                 }
