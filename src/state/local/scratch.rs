@@ -92,8 +92,8 @@ impl Scratch {
 
     /// Removes an object's file, if it is there, for good: with it goes whatever may have been written of it before.
     pub(super) fn remove(&self, folder: &Folder, name: &str, durable: bool) -> Result<(), StoreError> {
-        let is_there = |kept: &mut Kept| kept.folder == folder.path();
-        let former: Vec<Kept> = self.with_kept(|kept| kept.extract_if(.., is_there).collect());
+        let is_beside = |kept: &mut Kept| kept.folder == folder.path();
+        let former: Vec<Kept> = self.with_kept(|kept| kept.extract_if(.., is_beside).collect());
         for kept in former {
             folder.remove(&kept.name)?;
         }
@@ -159,18 +159,18 @@ impl Scratch {
             };
             let made_ours = rustix::fs::fchmod(&file, Mode::from_raw_mode(FILE_MODE))
                 .and_then(|()| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive));
-            match made_ours {
-                Ok(()) if folder.is_same(&name, &file) => {
-                    return Ok(Kept { folder: folder.path().to_owned(), name, file });
-                }
-                // Somebody who sweeps was quicker.
-                Ok(()) | Err(Errno::WOULDBLOCK | Errno::INTR) => folder.remove(&name)?,
+            let is_ours = match made_ours {
+                Ok(()) => folder.is_same(&name, &file),
                 // Without locks nothing is written again, and nothing swept.
-                Err(errno) if has_no_locks(errno) => {
-                    return Ok(Kept { folder: folder.path().to_owned(), name, file });
-                }
+                Err(errno) if has_no_locks(errno) => true,
+                Err(Errno::WOULDBLOCK | Errno::INTR) => false,
                 Err(errno) => return Err(classify(errno, &folder.path_of(&name), "write")),
+            };
+            if is_ours {
+                return Ok(Kept { folder: folder.path().to_owned(), name, file });
             }
+            // Somebody who sweeps was quicker.
+            folder.remove(&name)?;
         }
     }
 
