@@ -287,6 +287,13 @@ pub enum ProbeError {
     },
 }
 
+impl ProbeError {
+    /// Whether nobody answered, as against an answer that is of no use.
+    pub const fn is_silence(&self) -> bool {
+        matches!(self, Self::TimedOut { .. } | Self::Unreachable { .. } | Self::Unresolved { .. })
+    }
+}
+
 const fn alert_hint(alert: AlertDescription) -> &'static str {
     match alert {
         AlertDescription::UnrecognisedName => " (it has no certificate for that server name)",

@@ -14,7 +14,7 @@ use crate::model::NameSet;
 /// Why the CA did not do what it was asked, classified by what the caller does next.
 ///
 /// Messages are one line, hold what the server said without control characters, and no secret.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum AcmeError {
     /// The CA does not know the account, or no longer: nothing works until somebody looks at it.

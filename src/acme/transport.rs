@@ -10,6 +10,7 @@ use certplan_http::HttpClient;
 use certplan_http::Request;
 use certplan_http::Response;
 use certplan_http::RetryPolicy;
+use certplan_provider::Once;
 use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
@@ -17,7 +18,6 @@ use http::StatusCode;
 use http::header::ACCEPT;
 use http::header::CACHE_CONTROL;
 use serde_json::Value;
-use tokio::sync::OnceCell;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -58,7 +58,7 @@ pub(super) struct Transport {
     turns: Semaphore,
     nonces: NoncePool,
     retry: RetryPolicy,
-    resources: OnceCell<Resources>,
+    resources: Once<Resources, AcmeError>,
     /// Nothing is sent before: the server, or what stands before it, turned a request away for the load it has.
     held_until: Mutex<Option<Instant>>,
 }
@@ -83,12 +83,12 @@ impl Transport {
             turns: Semaphore::new(in_flight),
             nonces: NoncePool::default(),
             retry: settings.retry.clone(),
-            resources: OnceCell::new(),
+            resources: Once::new(),
             held_until: Mutex::new(None),
         })
     }
 
-    /// The directory, fetched once. A failure is not kept: the next call asks again.
+    /// The directory, fetched once.
     pub(super) async fn resources(&self) -> Result<&Resources, AcmeError> {
         self.resources
             .get_or_try_init(|| async {

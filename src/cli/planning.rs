@@ -16,6 +16,7 @@ use crate::dns01::Lookup;
 use crate::dns01::Poller;
 use crate::dns01::Providers;
 use crate::dns01::Resolver;
+use crate::dns01::Sparing;
 use crate::dns01::Surveyor;
 use crate::model::Address;
 use crate::model::AriRecord;
@@ -233,7 +234,7 @@ impl Project {
     ) -> Result<Clients, CliError> {
         let providers = Arc::new(self.providers()?);
         let resolvers = edge::resolvers();
-        let exchange: Arc<dyn Exchange> = Arc::new(Client::default());
+        let exchange: Arc<dyn Exchange> = Arc::new(Sparing::new(Client::default()));
         let surveyor: Arc<dyn Surveyor> = Arc::new(Authorities::new(Arc::clone(&exchange)));
         Ok(Clients {
             issuers: self.issuers(parallelism, cancel)?,

@@ -8,10 +8,10 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use async_trait::async_trait;
+use certplan_provider::Once;
 use futures::future;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
-use tokio::sync::OnceCell;
 
 use super::client::Answer;
 use super::client::Exchange;
@@ -85,7 +85,7 @@ pub struct Authorities {
 }
 
 /// One survey, made once however many wait for it.
-type Found = Arc<OnceCell<Arc<ZoneServers>>>;
+type Found = Arc<Once<Arc<ZoneServers>, ServersError>>;
 
 impl Authorities {
     /// A surveyor that takes servers to listen on port 53.

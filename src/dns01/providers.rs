@@ -5,8 +5,10 @@ use std::sync::PoisonError;
 
 use certplan_provider::Context;
 use certplan_provider::DnsProvider;
+use certplan_provider::Once;
+use certplan_provider::Patience;
 use certplan_provider::ProviderError;
-use tokio::sync::OnceCell;
+use certplan_provider::ProviderErrorKind;
 
 use crate::model::Fqdn;
 use crate::model::Name;
@@ -28,15 +30,23 @@ pub struct ConfiguredDns {
     /// Whether the zone's servers may have private, loopback or link-local addresses.
     pub allow_private_servers: bool,
     memory: Mutex<BTreeMap<Fqdn, Asked>>,
+    patience: Patience<ProviderError>,
 }
 
 /// One question to the provider and its answer; asked once, however many wait for it.
-type Asked = Arc<OnceCell<Vec<Zone>>>;
+type Asked = Arc<Once<Vec<Zone>, ProviderError>>;
 
 impl ConfiguredDns {
     /// A provider with its restrictions; it has not been asked anything yet.
     pub fn new(provider: Arc<dyn DnsProvider>, zones: Vec<Fqdn>, propagation: Propagation) -> Self {
-        Self { provider, zones, propagation, allow_private_servers: false, memory: Mutex::default() }
+        Self {
+            provider,
+            zones,
+            propagation,
+            allow_private_servers: false,
+            memory: Mutex::default(),
+            patience: Patience::new(),
+        }
     }
 
     /// Allows the zone's servers to have private, loopback and link-local addresses.
@@ -59,7 +69,8 @@ impl ConfiguredDns {
     ///   apex*, once per zone: ten thousand names in one such zone cost one call.
     ///
     /// Without a restriction it is one question per name, which a provider that can list its zones answers from its
-    /// own list. Failures are not remembered.
+    /// own list. A failure is believed for some seconds, by all who ask meanwhile, and where it says that the provider
+    /// is down or refuses the credential, about all names: ten thousand names do not wait for it one after the other.
     pub async fn zones_for(&self, context: &Context, name: &Fqdn) -> Result<Vec<Zone>, ProviderError> {
         let mut found = if self.zones.is_empty() {
             self.ask(context, name).await?
@@ -81,9 +92,19 @@ impl ConfiguredDns {
             let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(memory.entry(name.clone()).or_default())
         };
-        let zones = asked.get_or_try_init(|| self.provider.zones_for(context, name)).await?;
+        let zones = asked
+            .get_or_try_init(|| self.patience.ask(is_general, self.provider.zones_for(context, name)))
+            .await?;
         Ok(zones.clone())
     }
+}
+
+/// Whether the same is to be expected for any other name.
+const fn is_general(error: &ProviderError) -> bool {
+    matches!(
+        error.kind(),
+        ProviderErrorKind::Auth | ProviderErrorKind::RateLimited | ProviderErrorKind::Transient
+    )
 }
 
 /// The number of labels.

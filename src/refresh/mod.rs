@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use certplan_provider::Context;
 use certplan_provider::DeployTarget;
+use certplan_provider::Patience;
 use certplan_provider::message_of;
 use futures::StreamExt;
 use futures::stream;
@@ -16,6 +17,7 @@ use jiff::SignedDuration;
 use jiff::Timestamp;
 
 use crate::acme::AcmeClient;
+use crate::acme::AcmeError;
 use crate::dns01;
 use crate::dns01::Lookup;
 use crate::dns01::Providers;
@@ -36,6 +38,7 @@ use crate::model::Observed;
 use crate::model::Served;
 use crate::model::Slot;
 use crate::probe;
+use crate::probe::ProbeError;
 use crate::probe::ProbeOptions;
 
 /// How many questions are open at once.
@@ -166,8 +169,15 @@ impl Refresh<'_> {
             .filter(|(_, endpoints)| !endpoints.is_empty())
             .collect();
         let endpoints: BTreeSet<&Endpoint> = wanted.values().flatten().copied().collect();
+        // Many names live at one load balancer; when it is silent, not each of them has to wait for it.
+        let at = |endpoint: &Endpoint| (endpoint.host.clone(), endpoint.port);
+        let patience: BTreeMap<_, Patience<ProbeError>> =
+            endpoints.iter().map(|endpoint| (at(endpoint), Patience::new())).collect();
         let leaves: BTreeMap<&Endpoint, _> = stream::iter(endpoints)
-            .map(|endpoint| async move { (endpoint, served(endpoint).await) })
+            .map(|endpoint| {
+                let patience = &patience[&at(endpoint)];
+                async move { (endpoint, served(endpoint, patience).await) }
+            })
             .buffer_unordered(AT_ONCE)
             .collect()
             .await;
@@ -192,15 +202,25 @@ impl Refresh<'_> {
         &self,
         records: &[(&Name, &CertificateRecord)],
     ) -> BTreeMap<Name, Fact<AriRecord>> {
+        let patience: BTreeMap<&Name, Patience<AcmeError>> =
+            self.issuers.keys().map(|issuer| (issuer, Patience::new())).collect();
         stream::iter(records)
-            .map(|(name, record)| async move { Some(((*name).clone(), self.window(name, record).await?)) })
+            .map(|(name, record)| {
+                let patience = &patience;
+                async move { Some(((*name).clone(), self.window(name, record, patience).await?)) }
+            })
             .buffer_unordered(AT_ONCE)
             .filter_map(std::future::ready)
             .collect()
             .await
     }
 
-    async fn window(&self, name: &Name, record: &CertificateRecord) -> Option<Fact<AriRecord>> {
+    async fn window(
+        &self,
+        name: &Name,
+        record: &CertificateRecord,
+        patience: &BTreeMap<&Name, Patience<AcmeError>>,
+    ) -> Option<Fact<AriRecord>> {
         let current = record.current.as_ref()?;
         let desired = self.desired.certificates.get(name)?;
         let now = self.context.now;
@@ -216,13 +236,14 @@ impl Refresh<'_> {
             return None;
         }
         let id = current.facts.ari_id.as_deref()?;
-        let client = self.issuers.get(&desired.issuer)?;
-        Some(self.ask(client, id, current.facts.fingerprint, now).await)
+        let (client, patience) = (self.issuers.get(&desired.issuer)?, patience.get(&desired.issuer)?);
+        Some(self.ask(client, patience, id, current.facts.fingerprint, now).await)
     }
 
     async fn ask(
         &self,
         client: &AcmeClient,
+        patience: &Patience<AcmeError>,
         id: &str,
         fingerprint: Fingerprint,
         now: Timestamp,
@@ -232,7 +253,7 @@ impl Refresh<'_> {
             Ok(_) => {}
             Err(error) => return Fact::Unknown(message_of(&error)),
         }
-        match client.renewal_info(id).await {
+        match patience.ask(AcmeError::is_retryable, client.renewal_info(id)).await {
             Ok(information) => {
                 let wait = SignedDuration::try_from(information.retry_after)
                     .unwrap_or(SignedDuration::from_hours(6));
@@ -276,8 +297,9 @@ impl Refresh<'_> {
 }
 
 /// What an endpoint serves at all of its addresses.
-async fn served(endpoint: &Endpoint) -> Fact<Fingerprint> {
-    match probe::probe(endpoint, ProbeOptions::default()).await.and_then(|probe| probe.leaf()) {
+async fn served(endpoint: &Endpoint, patience: &Patience<ProbeError>) -> Fact<Fingerprint> {
+    let leaf = async { probe::probe(endpoint, ProbeOptions::default()).await?.leaf() };
+    match patience.ask(ProbeError::is_silence, leaf).await {
         Ok(leaf) => Fact::Present(leaf),
         Err(error) => Fact::Unknown(message_of(&error)),
     }

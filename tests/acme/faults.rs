@@ -551,12 +551,16 @@ async fn what_is_no_directory_says_so() {
         let error = fake.client().directory().await.unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
-    let fake =
-        Fake::start(on!("/dir", |call, _| (call.before == 0).then(|| Reply::text(404, "text/plain", ""))))
-            .await;
+    let fake = Fake::start(on!("/dir", |call, _| {
+        std::thread::sleep(Duration::from_millis(100));
+        (call.before == 0).then(|| Reply::text(404, "text/plain", ""))
+    }))
+    .await;
     let client = fake.client();
-    assert!(matches!(client.directory().await, Err(AcmeError::NotFound { .. })));
-    client.directory().await.unwrap();
+    let asked = futures::future::join_all((0..100).map(|_| client.directory())).await;
+    assert!(asked.iter().all(|asked| matches!(asked, Err(AcmeError::NotFound { .. }))), "{asked:?}");
+    assert_eq!(fake.calls("/dir").len(), 1, "who waits for the same hears the same");
+    fake.client().directory().await.unwrap();
 }
 
 #[tokio::test]

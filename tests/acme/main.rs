@@ -6,3 +6,4 @@ mod fake;
 mod faults;
 mod issue;
 mod pebble;
+mod refresh;

@@ -1,10 +1,11 @@
 use std::error::Error as StdError;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Why a provider could not do what it was asked, classified by what the caller does next.
 ///
 /// `message` says what happened, names the resource in backticks, never holds a secret and does not repeat `source`.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProviderError {
     /// The credential is missing, wrong or lacks a permission: nothing helps but another credential.
@@ -14,7 +15,7 @@ pub enum ProviderError {
         message: String,
         /// What lies below.
         #[source]
-        source: Option<Box<dyn StdError + Send + Sync>>,
+        source: Option<Arc<dyn StdError + Send + Sync>>,
     },
     /// Somebody else changed the resource: read it again and decide anew.
     #[error("{message}")]
@@ -23,7 +24,7 @@ pub enum ProviderError {
         message: String,
         /// What lies below.
         #[source]
-        source: Option<Box<dyn StdError + Send + Sync>>,
+        source: Option<Arc<dyn StdError + Send + Sync>>,
     },
     /// The request can never succeed as it is.
     #[error("{message}")]
@@ -32,7 +33,7 @@ pub enum ProviderError {
         message: String,
         /// What lies below.
         #[source]
-        source: Option<Box<dyn StdError + Send + Sync>>,
+        source: Option<Arc<dyn StdError + Send + Sync>>,
     },
     /// The resource is not there.
     #[error("{message}")]
@@ -41,7 +42,7 @@ pub enum ProviderError {
         message: String,
         /// What lies below.
         #[source]
-        source: Option<Box<dyn StdError + Send + Sync>>,
+        source: Option<Arc<dyn StdError + Send + Sync>>,
     },
     /// The service asks for fewer calls.
     #[error("{message}")]
@@ -52,7 +53,7 @@ pub enum ProviderError {
         retry_after: Option<Duration>,
         /// What lies below.
         #[source]
-        source: Option<Box<dyn StdError + Send + Sync>>,
+        source: Option<Arc<dyn StdError + Send + Sync>>,
     },
     /// The same request may succeed later; whether it took effect is unknown.
     #[error("{message}")]
@@ -61,7 +62,7 @@ pub enum ProviderError {
         message: String,
         /// What lies below.
         #[source]
-        source: Option<Box<dyn StdError + Send + Sync>>,
+        source: Option<Arc<dyn StdError + Send + Sync>>,
     },
 }
 
@@ -124,7 +125,7 @@ impl ProviderError {
             | Self::Invalid { source, .. }
             | Self::NotFound { source, .. }
             | Self::RateLimited { source, .. }
-            | Self::Transient { source, .. } => *source = Some(cause.into()),
+            | Self::Transient { source, .. } => *source = Some(Arc::from(cause.into())),
         }
         self
     }

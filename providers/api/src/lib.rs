@@ -15,6 +15,7 @@ mod factory;
 mod fingerprint;
 mod fqdn;
 mod key_type;
+mod patience;
 mod secret;
 mod target;
 
@@ -26,5 +27,6 @@ pub use factory::{BuildContext, Complaint, DnsFactory, TargetFactory, schema_of}
 pub use fingerprint::Fingerprint;
 pub use fqdn::{Fqdn, FqdnError};
 pub use key_type::KeyType;
+pub use patience::{Once, Patience};
 pub use secret::{Secret, SecretRef, SecretResolver, Unresolved};
 pub use target::{Capabilities, DeployTarget, Deployed, KeyOrigin, ReadBack, Receipt, Slot, Update};

@@ -7,7 +7,7 @@ use certplan_provider::ProviderError;
 /// Why there is no response.
 ///
 /// `target` is the request's method and URL without credentials, query and fragment.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum HttpError {
     /// The body is larger than the client takes.

@@ -4,6 +4,7 @@ use certplan_http::Response;
 use certplan_http::RetryClass;
 use certplan_provider::Context;
 use certplan_provider::Fqdn;
+use certplan_provider::Once;
 use certplan_provider::ProviderError;
 use certplan_provider::Secret;
 use certplan_provider::Zone;
@@ -11,7 +12,6 @@ use http::HeaderName;
 use http::Method;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::OnceCell;
 use url::Url;
 
 use crate::config::below;
@@ -25,7 +25,7 @@ pub(crate) struct Api {
     /// Its own URL: `http://127.0.0.1:8081/api/v1/servers/localhost`.
     url: Url,
     key: Secret,
-    version: OnceCell<Option<Version>>,
+    version: Once<Option<Version>, ProviderError>,
 }
 
 /// A release of the server.
@@ -76,7 +76,7 @@ impl ApiZone {
 
 impl Api {
     pub(crate) const fn new(client: HttpClient, url: Url, key: Secret) -> Self {
-        Self { client, url, key, version: OnceCell::const_new() }
+        Self { client, url, key, version: Once::new() }
     }
 
     /// Whether the server adds and removes single records.

@@ -5,10 +5,11 @@ use std::sync::PoisonError;
 
 use certplan_provider::Context;
 use certplan_provider::Fqdn;
+use certplan_provider::Once;
+use certplan_provider::Patience;
 use certplan_provider::ProviderError;
 use certplan_provider::Zone;
 use futures::future;
-use tokio::sync::OnceCell;
 use tokio::sync::Semaphore;
 
 use crate::api::Api;
@@ -24,15 +25,21 @@ const OPEN: usize = 8;
 /// Few names cost one small question for each name above them. Many would cost thousands, and cost one list.
 #[derive(Debug)]
 pub(crate) struct Zones {
-    asked: Mutex<BTreeMap<Fqdn, Arc<OnceCell<Option<Zone>>>>>,
+    asked: Mutex<BTreeMap<Fqdn, Arc<Once<Option<Zone>, ProviderError>>>>,
     /// All zones by name; `None` when the server does not give them in one answer.
-    all: OnceCell<Option<BTreeMap<Fqdn, Zone>>>,
+    all: Once<Option<BTreeMap<Fqdn, Zone>>, ProviderError>,
     open: Semaphore,
+    patience: Patience<ProviderError>,
 }
 
 impl Zones {
     pub(crate) fn new() -> Self {
-        Self { asked: Mutex::default(), all: OnceCell::new(), open: Semaphore::new(OPEN) }
+        Self {
+            asked: Mutex::default(),
+            all: Once::new(),
+            open: Semaphore::new(OPEN),
+            patience: Patience::new(),
+        }
     }
 
     /// The zones that contain a name, the closest first.
@@ -64,7 +71,7 @@ impl Zones {
             }
             let _turn = self.open.acquire().await;
             context.check()?;
-            api.zone(context, name).await
+            self.patience.ask(ProviderError::is_retryable, api.zone(context, name)).await
         };
         cell.get_or_try_init(ask).await.cloned()
     }

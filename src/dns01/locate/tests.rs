@@ -4,6 +4,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream;
 
 use super::*;
 use crate::dns01::testing::MemoryDns;
@@ -293,7 +295,7 @@ async fn each_propagation_asks_its_own_servers_and_only_some_may_be_silent() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_provider_that_cannot_tell_does_not_stop_the_others() {
     let (good, bad) = (MemoryDns::new(&["example.test"]), MemoryDns::new(&["bad.test"]));
     bad.memory().zone_failure = Some("the token is wrong".to_owned());
@@ -307,6 +309,7 @@ async fn a_provider_that_cannot_tell_does_not_stop_the_others() {
     let error = place(&providers, &Table::default(), "_acme-challenge.bad.test").await.unwrap_err();
     assert!(matches!(error, LocateError::Provider { .. }), "{error}");
     bad.memory().zone_failure = None;
+    tokio::time::advance(Duration::from_secs(10)).await;
     assert!(place(&providers, &Table::default(), "_acme-challenge.bad.test").await.is_ok(), "asked again");
 }
 
@@ -316,6 +319,33 @@ async fn a_target_that_is_no_name_is_an_error_that_prints_it_safely() {
     let table = Table::new(&[("_acme-challenge.example.test", "bad name\u{1b}[31m.test")]);
     let text = place(&providers, &table, "_acme-challenge.example.test").await.unwrap_err().to_string();
     assert!(!text.contains('\u{1b}'), "{text:?}");
+}
+
+/// A plan of ten thousand names with the provider down ends within minutes, not days.
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_names_do_not_wait_for_the_same_failure() {
+    for (zones, most) in [(vec![name("example.test")], 1), (vec![], 64)] {
+        let provider = MemoryDns::new(&["example.test"]);
+        provider.memory().zone_failure = Some("the API key is wrong".to_owned());
+        provider.memory().latency = Duration::from_secs(40);
+        let providers = one_provider(&provider, zones);
+        let start = tokio::time::Instant::now();
+        let failed = stream::iter(0..10_000)
+            .map(|number| {
+                let providers = &providers;
+                async move {
+                    let name = name(&format!("_acme-challenge.h{number}.example.test"));
+                    providers["dns"].zones_for(&context(), &name).await.is_err()
+                }
+            })
+            .buffer_unordered(64)
+            .filter(|failed| std::future::ready(*failed))
+            .count()
+            .await;
+        assert_eq!(failed, 10_000);
+        assert_eq!(start.elapsed().as_secs(), 40);
+        assert!(provider.memory().zone_calls.len() <= most);
+    }
 }
 
 #[tokio::test]

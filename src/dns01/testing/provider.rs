@@ -91,10 +91,14 @@ impl DnsProvider for MemoryDns {
     }
 
     async fn zones_for(&self, _: &Context, name: &Fqdn) -> Result<Vec<Zone>, ProviderError> {
-        let mut memory = self.memory();
-        memory.zone_calls.push(name.clone());
-        if let Some(message) = &memory.zone_failure {
-            return Err(ProviderError::auth(message.clone()));
+        let (failure, latency) = {
+            let mut memory = self.memory();
+            memory.zone_calls.push(name.clone());
+            (memory.zone_failure.clone(), memory.latency)
+        };
+        if let Some(message) = failure {
+            time::sleep(latency).await;
+            return Err(ProviderError::auth(message));
         }
         Ok(self.zones.iter().filter(|zone| name.is_within(&zone.name)).cloned().collect())
     }
