@@ -105,9 +105,9 @@ impl Apply {
         self.remove_deployments(work, journal).await?;
         self.record_settings(desired, work, journal).await?;
         if let Some(operation) = &journal.record().operation
-            && leaves_deployment(desired, work, operation)
+            && leaves_deployment(desired, work, journal.record(), operation, self.needs_handoff(operation))
         {
-            // What it began there, a later run finishes or takes back.
+            // What it began there, a later run finishes or takes back; what it made, a later run deploys.
             self.remove_txt(journal).await?;
             return journal.persist(Revise::Bump).await;
         }

@@ -16,6 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use crate::acme::CertificateKey;
 use crate::model::Address;
 use crate::model::Bundle;
+use crate::model::CertificateRecord;
 use crate::model::DeploymentRecord;
 use crate::model::DeploymentStage;
 use crate::model::DesiredCertificate;
@@ -563,15 +564,24 @@ fn is_finished(operation: &Operation, target: &Name) -> bool {
     journaled.is_some_and(|journaled| journaled.stage == DeploymentStage::Verified)
 }
 
-/// Whether the operation began a deployment that the configuration wants and this plan leaves for later.
+/// Whether this plan leaves a deployment for later that the configuration wants and that needs the operation: one that it
+/// began, or, where its hand-off is the only way to the key, one of what it made.
 pub(super) fn leaves_deployment(
     desired: &DesiredCertificate,
     work: &CertificateWork,
+    record: &CertificateRecord,
     operation: &Operation,
+    has_only_key: bool,
 ) -> bool {
-    operation.deployments.keys().any(|target| {
-        !is_finished(operation, target)
-            && desired.deploy.iter().any(|entry| entry.target == *target)
-            && !is_planned(work, target)
-    })
+    let issued = record.current.as_ref().filter(|current| current.operation == operation.id);
+    let lacks = |target: &Name| {
+        let deployed = record.deployments.get(target).map(|deployment| deployment.fingerprint);
+        issued.is_some_and(|issued| deployed != Some(issued.facts.fingerprint))
+    };
+    let began = |target: &Name| operation.deployments.contains_key(target) && !is_finished(operation, target);
+    desired
+        .deploy
+        .iter()
+        .map(|entry| &entry.target)
+        .any(|target| !is_planned(work, target) && (began(target) || (has_only_key && lacks(target))))
 }

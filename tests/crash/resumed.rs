@@ -136,17 +136,22 @@ async fn a_deployment_that_is_not_selected_is_left_for_later_though_it_was_begun
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_excluded_deployment_does_not_come_with_what_is_resumed() {
-    let world = World::new().await;
-    let (mut child, mut lines) = world.project.apply_events(&[]);
-    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("\"validated\""))));
-    kill(&mut child);
-    let args = ["apply", "--auto-approve", "--exclude", "deployment/shop/*"];
-    world.project.certplan(&args).expect(0);
-    assert_eq!(world.issued().len(), 1);
-    assert!(world.deployed().is_none(), "it was excluded");
-    world.finish();
-    world.judge();
-    assert_eq!(world.issued().len(), 1);
+    for hardened in [false, true] {
+        let world = World::new().await;
+        let world = if hardened { world.harden() } else { world };
+        let (mut child, mut lines) = world.project.apply_events(&[]);
+        assert!(lines.any(|line| line.is_ok_and(|line| line.contains("\"validated\""))));
+        kill(&mut child);
+        let args = ["apply", "--auto-approve", "--exclude", "deployment/shop/*"];
+        world.project.certplan(&args).expect(0);
+        assert_eq!(world.issued().len(), 1);
+        assert!(world.deployed().is_none(), "it was excluded");
+        world.project.certplan(&args).expect(0);
+        world.finish();
+        world.judge();
+        assert!(world.deployed().is_some());
+        assert_eq!(world.issued().len(), 1, "hardened: {hardened}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
