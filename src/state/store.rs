@@ -40,7 +40,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Writes an object if what is there now is what is expected, and returns its new version.
     async fn put(&self, key: &ObjectKey, bytes: Vec<u8>, expected: &Expected) -> Result<Version, StoreError>;
 
-    /// Removes an object for good, together with whatever copies of it the store itself made.
+    /// Removes an object for good, together with whatever copies of it this store made.
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError>;
 
     /// Returns the keys that start with `prefix`, sorted; `prefix` is text and need not end at a segment.

@@ -17,7 +17,7 @@ use rustix::fs::FileType;
 use rustix::fs::FlockOperation;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
-#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -25,7 +25,6 @@ use rustix::process::geteuid;
 use super::super::store::MAX_OBJECT;
 use super::super::store::StoreError;
 use super::lock::PATIENCE;
-use super::scratch::has_no_locks;
 
 pub(super) const FOLDER_MODE: u32 = 0o700;
 pub(super) const FILE_MODE: u32 = 0o600;
@@ -120,6 +119,7 @@ impl Folder {
     /// A file that was replaced between its opening and its lock may be written again: then the name is opened anew.
     pub(super) fn read(&self, name: &str) -> Result<Option<FileContent>, StoreError> {
         let begun = Instant::now();
+        let mut pause = Duration::ZERO;
         loop {
             // Without NONBLOCK the open of a FIFO would wait for a writer.
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -131,12 +131,12 @@ impl Folder {
             };
             match self.lock_to_read(name, &file) {
                 Ok(true) => return self.content(name, file).map(Some),
-                Ok(false) if begun.elapsed() < PATIENCE => {}
+                Ok(false) | Err(Errno::WOULDBLOCK | Errno::INTR) if begun.elapsed() < PATIENCE => {
+                    thread::sleep(pause);
+                    pause = Duration::from_millis(1);
+                }
                 // A file system whose files are others each time they are looked at.
                 Ok(false) => return Err(classify(Errno::STALE, &self.path_of(name), "read")),
-                Err(Errno::WOULDBLOCK | Errno::INTR) if begun.elapsed() < PATIENCE => {
-                    thread::sleep(Duration::from_millis(1));
-                }
                 Err(errno) => return Err(classify(errno, &self.path_of(name), "lock")),
             }
         }
@@ -279,14 +279,20 @@ pub(super) fn check_parents(path: &Path) -> Result<(), StoreError> {
 }
 
 /// Exchanges the names of two files.
-#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+#[cfg(any(target_os = "linux", target_os = "android"))]
 fn exchange(folder: &OwnedFd, a: &str, b: &str) -> Result<(), Errno> {
     rustix::fs::renameat_with(folder, a, folder, b, RenameFlags::EXCHANGE)
 }
 
-#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+// What lost its name is written again as soon as the folder is durable, and `fsync` does not promise that on Apple's systems.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn exchange(_folder: &OwnedFd, _a: &str, _b: &str) -> Result<(), Errno> {
     Err(Errno::NOSYS)
+}
+
+/// Whether a file system does without `flock`.
+fn has_no_locks(errno: Errno) -> bool {
+    matches!(errno, Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL)
 }
 
 fn create_folder(parent: impl AsFd + Copy, name: &Path, path: &Path) -> Result<(), StoreError> {

@@ -55,11 +55,12 @@ impl Locks {
                 Ok(()) if folder.is_same(&name, &file) => {
                     return Ok(Guard { _file: file, _thread: thread });
                 }
-                Ok(()) | Err(Errno::INTR) => {}
-                Err(Errno::WOULDBLOCK) if start.elapsed() < PATIENCE => {
+                Ok(()) | Err(Errno::INTR | Errno::WOULDBLOCK) if start.elapsed() < PATIENCE => {
                     thread::sleep(pause);
                     pause = (pause * 2).min(Duration::from_millis(20));
                 }
+                // A file system whose files are others each time they are looked at.
+                Ok(()) => return Err(classify(Errno::STALE, &folder.path_of(&name), "lock")),
                 Err(errno) => return Err(classify(errno, &folder.path_of(&name), "lock")),
             }
         }

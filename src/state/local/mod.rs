@@ -24,14 +24,16 @@ use tree::Tree;
 /// State in a folder: a file per object, at the path that is its key.
 ///
 /// - A put holds an exclusive lock of its object (a file under `.locks`, shared by few objects) while it compares,
-///   writes a temporary file in the same folder, syncs it, exchanges it with the object and syncs the folder. The
-///   file that the object had is written into again by a later put, unless somebody reads it.
+///   writes a temporary file in the same folder, syncs it, gives it the object's name and syncs the folder. Where it
+///   can exchange names, the file that the object had is written into again by a later put, unless somebody reads it
+///   and says so with a shared `flock`, as every `get` does. A copy that is made while a run writes (`tar`, a backup)
+///   says nothing: it may hold an object that is damaged, which is noticed when it is used.
 /// - Files are 0600 and folders 0700, whatever the umask. A put that replaces a file with wider permissions, or finds
 ///   the folder itself with them, narrows them and tells the [warning hook](Self::with_warnings).
-/// - A folder, file or lock that is a symbolic link, a FIFO, a device, hard-linked or another user's is refused, and
+/// - A folder or file that is a symbolic link, a FIFO, a device, hard-linked or another user's is refused, and
 ///   so is a folder below one that everybody may write and that is not sticky.
 /// - A version is the SHA-256 of the content: it does not depend on inodes or times, and survives a copy of the tree.
-/// - Temporary files of processes that died are swept by the first put of the next one.
+/// - Temporary files of processes that died are swept by the next process that writes.
 /// - Nothing is created before the first put.
 ///
 /// The folder has to be on a file system with working `flock` and atomic rename: any local one.

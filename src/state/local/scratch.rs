@@ -4,14 +4,18 @@
 //! each write is what a put spends its time with, most of all on a file system without a journal (ext4 looks at every
 //! inode freed in the last minutes before it gives one out). So that no reader meets a file that is written again:
 //!
-//! - A scratch file has an exclusive `flock` until it has taken an object's name.
+//! - A scratch file has an exclusive `flock` until it has taken an object's name, and the former file of the object gets
+//!   one before it is written.
 //! - A reader holds a shared one, and reads only what still has the name that it opened ([`Folder::read`]). A file
 //!   that somebody reads is removed, and not written again.
 //! - A file becomes scratch when the folder is durable, if it has to be: no loss of power brings back a name for what
 //!   was overwritten.
 //! - One with wider permissions or a second name may be in other hands, and is removed.
 
+use std::collections::hash_map::RandomState;
 use std::fs::File;
+use std::hash::BuildHasher;
+use std::hash::Hasher;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -37,6 +41,9 @@ use super::folder::classify_io;
 /// How many files are kept: more than there are puts at once, few enough to be open all the time.
 const KEPT: usize = 64;
 
+/// How often a new file is tried to be made: it fails when somebody sweeps it in the moment between its making and its lock.
+const ATTEMPTS: u32 = 100;
+
 /// What is done about an object's file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Upkeep {
@@ -52,6 +59,8 @@ pub(super) struct Upkeep {
 pub(super) struct Scratch {
     /// `None` when the store is closed.
     kept: Mutex<Option<Vec<Kept>>>,
+    /// Random, so that no name is that of another store, be it in this process or in a container with the same numbers.
+    id: u64,
     next: AtomicU64,
 }
 
@@ -65,7 +74,11 @@ struct Kept {
 
 impl Scratch {
     pub(super) fn new() -> Self {
-        Self { kept: Mutex::new(Some(Vec::new())), next: AtomicU64::new(0) }
+        Self {
+            kept: Mutex::new(Some(Vec::new())),
+            id: RandomState::new().build_hasher().finish(),
+            next: AtomicU64::new(0),
+        }
     }
 
     /// Writes a file that nobody can see half written; the caller holds the object's lock.
@@ -90,7 +103,7 @@ impl Scratch {
         self.settle(folder, (put == Put::Exchanged).then_some(scratch.name), upkeep.durable)
     }
 
-    /// Removes an object's file, if it is there, for good: with it goes whatever may have been written of it before.
+    /// Removes an object's file, if it is there, for good: with it goes whatever this store may have kept of it.
     pub(super) fn remove(&self, folder: &Folder, name: &str, durable: bool) -> Result<(), StoreError> {
         let is_beside = |kept: &mut Kept| kept.folder == folder.path();
         let former: Vec<Kept> = self.with_kept(|kept| kept.extract_if(.., is_beside).collect());
@@ -148,12 +161,11 @@ impl Scratch {
     }
 
     fn create(&self, folder: &Folder) -> Result<Kept, StoreError> {
-        loop {
+        for _ in 0..ATTEMPTS {
             let name = self.name();
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file = match folder.open_file(&name, flags, Mode::from_raw_mode(FILE_MODE)) {
                 Ok(file) => file,
-                // Another store's of this process, or of one with the same number in another container.
                 Err(Errno::EXIST) => continue,
                 Err(errno) => return Err(classify(errno, &folder.path_of(&name), "write")),
             };
@@ -161,8 +173,6 @@ impl Scratch {
                 .and_then(|()| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive));
             let is_ours = match made_ours {
                 Ok(()) => folder.is_same(&name, &file),
-                // Without locks nothing is written again, and nothing swept.
-                Err(errno) if has_no_locks(errno) => true,
                 Err(Errno::WOULDBLOCK | Errno::INTR) => false,
                 Err(errno) => return Err(classify(errno, &folder.path_of(&name), "write")),
             };
@@ -172,10 +182,12 @@ impl Scratch {
             // Somebody who sweeps was quicker.
             folder.remove(&name)?;
         }
+        // A file system whose files are others each time they are looked at.
+        Err(classify(Errno::STALE, folder.path(), "write in"))
     }
 
     fn name(&self) -> String {
-        format!(".{}-{}.tmp", std::process::id(), self.next.fetch_add(1, Ordering::Relaxed))
+        format!(".{:016x}-{}.tmp", self.id, self.next.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Keeps the file that an object had, or removes it.
@@ -205,7 +217,7 @@ impl Drop for Scratch {
 
 /// Removes a scratch file whose process died: nobody holds its lock.
 pub(super) fn sweep(folder: &Folder, name: &str) -> Result<(), StoreError> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     // What cannot be opened is a link, or another user's: nothing of ours.
     let Ok(file) = folder.open_file(name, flags, Mode::empty()) else { return Ok(()) };
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -217,11 +229,6 @@ pub(super) fn sweep(folder: &Folder, name: &str) -> Result<(), StoreError> {
 /// Whether a file in a folder is scratch; no key has a segment like it.
 pub(super) fn is_scratch(name: &str) -> bool {
     name.starts_with('.') && Path::new(name).extension().is_some_and(|extension| extension == "tmp")
-}
-
-/// Whether a file system does without `flock`.
-pub(super) fn has_no_locks(errno: Errno) -> bool {
-    matches!(errno, Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL)
 }
 
 fn is_ours_alone(file: &File) -> bool {

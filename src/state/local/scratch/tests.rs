@@ -114,6 +114,7 @@ async fn a_key_that_was_handed_over_is_gone_when_it_is_removed() {
     let (_folder, store) = store();
     put(&store, "handoff/a.age", b"1").await;
     put(&store, "handoff/a.age", b"2").await;
+    assert_eq!(fs::read_dir(store.root().join("handoff")).unwrap().count(), 1, "nor is a former one kept");
     store.delete(&ObjectKey::new("handoff/a.age").unwrap()).await.unwrap();
     assert_eq!(fs::read_dir(store.root().join("handoff")).unwrap().count(), 0);
 }
