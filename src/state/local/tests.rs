@@ -347,6 +347,35 @@ async fn child_meets_a_full_disk() {
 }
 
 #[test]
+fn a_disk_that_is_full_in_the_midst_of_a_kept_file_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    run_in_shell("child_writes_some_objects", ":", folder.path());
+    run_in_shell("child_fills_the_disk_within_a_kept_file", "trap '' XFSZ; ulimit -f 1", folder.path());
+}
+
+#[tokio::test]
+#[ignore = "run by others in a process of its own"]
+async fn child_fills_the_disk_within_a_kept_file() {
+    let root = PathBuf::from(env::var_os(FOLDER).unwrap()).join("nested/state");
+    let store = LocalStore::new(root.clone());
+    let object = key("projects/shop/certificates/www.json");
+    let scratch = || -> usize {
+        let files = fs::read_dir(root.join("projects/shop/certificates")).unwrap();
+        files.filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().starts_with('.')).count()
+    };
+    let version = store.get(&object).await.unwrap().unwrap().version;
+    let version = store.put(&object, b"3".to_vec(), &Expected::Version(version)).await.unwrap();
+    assert_eq!(scratch(), 1, "the former file is kept");
+    // More than the limit: the first half is written.
+    let error = store.put(&object, vec![b'4'; 4096], &Expected::Version(version.clone())).await.unwrap_err();
+    assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
+    assert_eq!(scratch(), 0);
+    assert_eq!(store.get(&object).await.unwrap().unwrap().bytes, b"3");
+    store.put(&object, b"5".to_vec(), &Expected::Version(version)).await.unwrap();
+    assert_eq!(store.get(&object).await.unwrap().unwrap().bytes, b"5");
+}
+
+#[test]
 fn a_read_only_folder_is_read_and_says_that_it_cannot_be_written() {
     let folder = tempfile::tempdir().unwrap();
     run_in_shell("child_writes_some_objects", ":", folder.path());
