@@ -29,7 +29,7 @@ use crate::model::Name;
 const CHUNK: usize = 128;
 
 /// How many chunks are in the works: this bounds the octets that are held unparsed.
-const CHUNKS_AT_ONCE: usize = 8;
+const CHUNKS_AT_ONCE: usize = 4;
 
 /// The state, read at one time.
 #[derive(Debug, Default)]

@@ -140,7 +140,13 @@ impl Seen {
         };
         for file in place.files() {
             let name = file.name();
-            let metadata = match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            // What was read is known; of what was not, for whatever reason, the name is asked.
+            let (octets, known) = match (file, &chain) {
+                (PemFile::Cert | PemFile::Chain, _) => open(folder, file).and_then(read).ok().unzip(),
+                (PemFile::Fullchain, Some(chain)) => (None, Some(chain.metadata)),
+                (PemFile::Fullchain | PemFile::Combined | PemFile::Privkey, _) => (None, None),
+            };
+            let metadata = match known.map_or_else(|| statat(folder, name, AtFlags::SYMLINK_NOFOLLOW), Ok) {
                 Ok(metadata) => metadata,
                 Err(Errno::NOENT) => {
                     deviations.push(format!("{name} is missing"));
@@ -155,7 +161,7 @@ impl Seen {
             let mode = if file.is_secret() { place.secret_mode() } else { PUBLIC_MODE };
             compare(name, &metadata, mode, owners, &mut deviations);
             if let Some(chain) = &chain {
-                compare_contents(folder, file, chain, &metadata, &mut deviations);
+                compare_contents(folder, file, octets.as_deref(), chain, &metadata, &mut deviations);
             }
         }
         let mut leaf = chain.as_ref().and_then(|chain| first_certificate(&chain.octets));
@@ -201,13 +207,14 @@ fn compare(name: &str, metadata: &Stat, mode: RawMode, owners: Owners, deviation
     }
 }
 
-/// Compares a file with the chain, as far as that needs no key.
+/// Compares a file with the chain, as far as that needs no key. `octets` are those of a file that has no key in it.
 ///
 /// All files of a version are given one time when they are written, so that a key that was replaced by hand is told
 /// from ours without reading it.
 fn compare_contents(
     folder: &OwnedFd,
     file: PemFile,
+    octets: Option<&Vec<u8>>,
     chain: &Fullchain,
     metadata: &Stat,
     deviations: &mut Vec<String>,
@@ -216,10 +223,10 @@ fn compare_contents(
     let Fullchain { octets: chain, metadata: written, cut } = chain;
     let same = match file {
         PemFile::Fullchain => true,
-        PemFile::Cert => open(folder, file).and_then(read).is_ok_and(|(octets, _)| *octets == chain[..*cut]),
-        PemFile::Chain => open(folder, file)
-            .and_then(read)
-            .is_ok_and(|(octets, _)| octets.trim_ascii_start() == chain[*cut..].trim_ascii_start()),
+        PemFile::Cert => octets.is_some_and(|octets| *octets == chain[..*cut]),
+        PemFile::Chain => {
+            octets.is_some_and(|octets| octets.trim_ascii_start() == chain[*cut..].trim_ascii_start())
+        }
         // Exactly as much as is public; without the right to read it, only its date speaks.
         PemFile::Combined => match open(folder, file) {
             Ok(opened) => {
@@ -271,8 +278,11 @@ fn first_certificate(pem: &[u8]) -> Option<Leaf> {
 
 /// Where the first block of a PEM text ends, its newline included.
 fn first_end(pem: &[u8]) -> usize {
-    const END: &[u8] = b"-----END CERTIFICATE-----\n";
-    pem.windows(END.len()).position(|window| window == END).map_or(pem.len(), |at| at + END.len())
+    const END: &str = "-----END CERTIFICATE-----\n";
+    // As text, whose search is many times faster than comparing at each octet.
+    let text = std::str::from_utf8(pem)
+        .unwrap_or_else(|error| std::str::from_utf8(&pem[..error.valid_up_to()]).unwrap_or_default());
+    text.find(END).map_or(pem.len(), |at| at + END.len())
 }
 
 /// SHA-256 of a certificate.

@@ -341,21 +341,26 @@ impl Store {
 /// What is at a place, seen from its directory.
 pub(crate) fn entry(directory: impl AsFd, place: &Place) -> Result<Entry, ProviderError> {
     let path = place.location();
+    match readlinkat(&directory, place.entry(), Vec::new()) {
+        Ok(link) => {
+            let version = link.to_str().ok().and_then(|link| place.version_of(link));
+            return Ok(version.map_or_else(
+                || Entry::Foreign("a symbolic link".to_owned()),
+                |version| Entry::Version(version.to_owned()),
+            ));
+        }
+        Err(Errno::NOENT) => return Ok(Entry::Absent),
+        // No link.
+        Err(Errno::INVAL) => {}
+        Err(error) => return Err(failed("read the link", &path, error)),
+    }
     let metadata = match statat(&directory, place.entry(), AtFlags::SYMLINK_NOFOLLOW) {
         Ok(metadata) => metadata,
         Err(Errno::NOENT) => return Ok(Entry::Absent),
         Err(error) => return Err(failed("look at", &path, error)),
     };
     match FileType::from_raw_mode(metadata.st_mode) {
-        FileType::Symlink => {
-            let link = readlinkat(&directory, place.entry(), Vec::new())
-                .map_err(|error| failed("read the link", &path, error))?;
-            let version = link.to_str().ok().and_then(|link| place.version_of(link));
-            Ok(version.map_or_else(
-                || Entry::Foreign("a symbolic link".to_owned()),
-                |version| Entry::Version(version.to_owned()),
-            ))
-        }
+        FileType::Symlink => Ok(Entry::Foreign("a symbolic link".to_owned())),
         FileType::Directory => Ok(Entry::Foreign("a folder".to_owned())),
         FileType::RegularFile => Ok(Entry::Foreign("a file".to_owned())),
         _ => Ok(Entry::Foreign("a special file".to_owned())),

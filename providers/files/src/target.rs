@@ -49,7 +49,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Looking is short and mostly answered from the page cache: more threads than these only get into each other's way, each
 /// with a stack and a memory pool of its own.
-static LOOKS: Semaphore = Semaphore::const_new(8);
+static LOOKS: Semaphore = Semaphore::const_new(4);
 
 /// Files on this machine.
 #[derive(Debug)]
