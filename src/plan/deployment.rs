@@ -409,7 +409,8 @@ impl<'a> Planner<'a> {
                 subject.base_revision(),
             );
             let texts = |verify: &[Endpoint]| {
-                let texts: Vec<String> = verify.iter().map(Endpoint::to_string).collect();
+                let mut texts: Vec<String> = verify.iter().map(Endpoint::to_string).collect();
+                texts.sort_unstable();
                 (!texts.is_empty()).then(|| texts.join(", "))
             };
             for (field, before, after) in [

@@ -38,6 +38,11 @@ fn world(fates: &[Fate], only: Option<Only>, now: i64) -> World {
         if bit(0) {
             continue;
         }
+        if bit(14) {
+            for entry in &mut world.wanted(&certificate).deploy {
+                entry.verify = vec![endpoint("c.example.com"), endpoint("d.example.com")];
+            }
+        }
         world.settle(&certificate);
         let current = world.current(&certificate);
         if bit(1) {
@@ -59,6 +64,12 @@ fn world(fates: &[Fate], only: Option<Only>, now: i64) -> World {
         }
         if bit(4) {
             world.holds(&certificate, "edge", Fact::Absent);
+        }
+        if bit(15) {
+            for entry in &mut world.wanted(&certificate).deploy {
+                entry.verify =
+                    vec![endpoint("d.example.com"), endpoint("c.example.com"), endpoint("e.example.com")];
+            }
         }
         if bit(5) {
             world.serves(
