@@ -93,6 +93,11 @@ impl AcmeClient {
         Ok(self.transport.resources().await?.facts.clone())
     }
 
+    /// Lets the directory be asked for again at once when it could not be fetched.
+    pub fn forget_failure(&self) {
+        self.transport.resources.forget_failure();
+    }
+
     /// Asks when a certificate should be renewed ([RFC 9773, section 4](https://www.rfc-editor.org/rfc/rfc9773#section-4)).
     /// It needs no account.
     ///

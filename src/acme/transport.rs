@@ -58,7 +58,7 @@ pub(super) struct Transport {
     turns: Semaphore,
     nonces: NoncePool,
     retry: RetryPolicy,
-    resources: Once<Resources, AcmeError>,
+    pub(super) resources: Once<Resources, AcmeError>,
     /// Nothing is sent before: the server, or what stands before it, turned a request away for the load it has.
     held_until: Mutex<Option<Instant>>,
 }

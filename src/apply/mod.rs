@@ -40,6 +40,7 @@ use tokio::task::JoinSet;
 
 use crate::acme::AcmeClient;
 use crate::acme::Session;
+use crate::dns01::ConfiguredDns;
 use crate::dns01::Lookup;
 use crate::dns01::Poller;
 use crate::dns01::Providers;
@@ -175,6 +176,9 @@ impl std::ops::Deref for Apply {
 
 /// Carries out a plan. `ari` is what the refresh learned of renewal windows, to be remembered.
 pub async fn apply(world: World, plan: &Plan, ari: &BTreeMap<Name, AriRecord>) -> Outcome {
+    // What was down while it was planned may be up again.
+    world.providers.values().for_each(ConfiguredDns::forget_failures);
+    world.issuers.values().for_each(|issuer| issuer.forget_failure());
     let sessions = world.issuers.keys().map(|issuer| (issuer.clone(), OnceCell::new())).collect();
     let places = Places::of_kinds(world.desired.targets.values().map(|target| target.kind.clone()));
     let run = Arc::new(Apply { world, sessions, in_use: InUse::default(), keys: KeyRing::default(), places });

@@ -87,6 +87,14 @@ impl ConfiguredDns {
         Ok(found)
     }
 
+    /// Lets what failed be asked again at once.
+    pub fn forget_failures(&self) {
+        self.patience.forget_failures();
+        for asked in self.memory.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            asked.forget_failure();
+        }
+    }
+
     async fn ask(&self, context: &Context, name: &Fqdn) -> Result<Vec<Zone>, ProviderError> {
         let asked = {
             let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);

@@ -49,6 +49,11 @@ impl<T, E: Clone> Once<T, E> {
         };
         self.answer.get_or_try_init(ask).await
     }
+
+    /// Lets the next who asks ask again, after a failure; an answer stays.
+    pub fn forget_failure(&self) {
+        *lock(&self.failure) = None;
+    }
 }
 
 impl<T, E: Clone> Default for Once<T, E> {
@@ -101,6 +106,11 @@ impl<E: Clone> Patience<E> {
             _ => *lock(&self.in_a_row) = 0,
         }
         answer
+    }
+
+    /// Begins anew.
+    pub fn forget_failures(&self) {
+        *lock(&self.in_a_row) = 0;
     }
 }
 
@@ -174,6 +184,7 @@ mod tests {
         time::advance(Duration::from_millis(1)).await;
         assert_eq!(once.get_or_try_init(|| service.ask()).await, Ok(&2));
         service.up.store(false, Ordering::Relaxed);
+        once.forget_failure();
         assert_eq!(once.get_or_try_init(|| service.ask()).await, Ok(&2));
     }
 
@@ -203,9 +214,17 @@ mod tests {
         }
         assert_eq!(start.elapsed(), Duration::ZERO);
         service.up.store(true, Ordering::Relaxed);
-        time::advance(BELIEVED).await;
+        patience.forget_failures();
         assert_eq!(ask().await, Ok(7));
-        assert_eq!(ask().await, Ok(8));
+        service.up.store(false, Ordering::Relaxed);
+        for failed in 8..=10 {
+            assert_eq!(ask().await, Err(format!("failure {failed}")));
+        }
+        service.up.store(true, Ordering::Relaxed);
+        assert_eq!(ask().await, Err("failure 10".to_owned()));
+        time::advance(BELIEVED).await;
+        assert_eq!(ask().await, Ok(11));
+        assert_eq!(ask().await, Ok(12));
     }
 
     #[tokio::test(start_paused = true)]
