@@ -30,7 +30,8 @@ pub struct ConfiguredDns {
     /// Whether the zone's servers may have private, loopback or link-local addresses.
     pub allow_private_servers: bool,
     memory: Mutex<BTreeMap<Fqdn, Asked>>,
-    patience: Patience<ProviderError>,
+    /// By the domain that names are in: what is wrong with one is not said of another.
+    patience: Mutex<BTreeMap<Option<Fqdn>, Arc<Patience<ProviderError>>>>,
 }
 
 /// One question to the provider and its answer; asked once, however many wait for it.
@@ -45,7 +46,7 @@ impl ConfiguredDns {
             propagation,
             allow_private_servers: false,
             memory: Mutex::default(),
-            patience: Patience::new(),
+            patience: Mutex::default(),
         }
     }
 
@@ -70,7 +71,9 @@ impl ConfiguredDns {
     ///
     /// Without a restriction it is one question per name, which a provider that can list its zones answers from its
     /// own list. A failure is believed for some seconds, by all who ask meanwhile, and where it says that the provider
-    /// is down or refuses the credential, about all names: ten thousand names do not wait for it one after the other.
+    /// is down or refuses the credential, about all names of
+    /// the domain (`example.com` of `_acme-challenge.www.example.com`): ten thousand names do not wait for it one after
+    /// the other.
     pub async fn zones_for(&self, context: &Context, name: &Fqdn) -> Result<Vec<Zone>, ProviderError> {
         let mut found = if self.zones.is_empty() {
             self.ask(context, name).await?
@@ -89,7 +92,7 @@ impl ConfiguredDns {
 
     /// Lets what failed be asked again at once.
     pub fn forget_failures(&self) {
-        self.patience.forget_failures();
+        self.patience.lock().unwrap_or_else(PoisonError::into_inner).clear();
         for asked in self.memory.lock().unwrap_or_else(PoisonError::into_inner).values() {
             asked.forget_failure();
         }
@@ -100,14 +103,19 @@ impl ConfiguredDns {
             let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(memory.entry(name.clone()).or_default())
         };
+        let patience = {
+            let domain = name.parent().and_then(|host| host.parent());
+            let mut patience = self.patience.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(patience.entry(domain).or_default())
+        };
         let zones = asked
-            .get_or_try_init(|| self.patience.ask(is_general, self.provider.zones_for(context, name)))
+            .get_or_try_init(|| patience.ask(is_general, self.provider.zones_for(context, name)))
             .await?;
         Ok(zones.clone())
     }
 }
 
-/// Whether the same is to be expected for any other name.
+/// Whether the same is to be expected for other names of the domain.
 const fn is_general(error: &ProviderError) -> bool {
     matches!(
         error.kind(),

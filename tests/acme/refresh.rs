@@ -115,8 +115,8 @@ async fn observe(fake: &Fake, desired: &Desired, records: &BTreeMap<Name, Certif
 /// A CA that is down costs a plan one question and not one for each certificate.
 #[tokio::test]
 async fn many_windows_do_not_wait_for_the_same_ca() {
-    // Four attempts each: of the directory once, of the windows for those that are asked before the third has failed.
-    for (down, most) in [("/dir", 4), ("/ari", (64 + 2) * 4)] {
+    // Four attempts each: of the directory once, of the windows for those that are asked before sixteen have failed.
+    for (down, most) in [("/dir", 4), ("/ari", (64 + 16) * 4)] {
         let fake = Fake::start(move |call, _| call.path.starts_with(down).then_some(Reply::Close)).await;
         let (desired, records) = fleet(&format!("{}/dir", fake.base), |_| String::new());
         let observed = observe(&fake, &desired, &records).await;

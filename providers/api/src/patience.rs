@@ -10,8 +10,9 @@ use tokio::time::Instant;
 /// enough that a service that is back is used in the same run.
 const BELIEVED: Duration = Duration::from_secs(10);
 
-/// How many questions have to fail in a row before the next ones are not asked.
-const IN_A_ROW: u32 = 3;
+/// How many questions have to fail in a row before the next ones are not asked: so many that a few that are in trouble
+/// themselves do not speak for the others.
+const IN_A_ROW: u32 = 16;
 
 /// A question that is asked once, however many wait for its answer.
 ///
@@ -68,7 +69,7 @@ impl<T: fmt::Debug, E> fmt::Debug for Once<T, E> {
     }
 }
 
-/// The patience with somebody who is asked many questions: three failures in a row, and for ten seconds nobody asks.
+/// The patience with somebody who is asked many questions: sixteen failures in a row, and for ten seconds nobody asks.
 pub struct Patience<E> {
     in_a_row: Mutex<u32>,
     failure: Mutex<Option<(Instant, E)>>,
@@ -80,7 +81,7 @@ impl<E: Clone> Patience<E> {
         Self { in_a_row: Mutex::new(0), failure: Mutex::new(None) }
     }
 
-    /// Asks, unless the last three who asked failed and the last of them did within ten seconds: then that failure is
+    /// Asks, unless the last sixteen who asked failed and the last of them did within ten seconds: then that failure is
     /// returned. `counts` says which failures are of him who is asked and not of the question; others are as good as
     /// answers.
     ///
@@ -106,11 +107,6 @@ impl<E: Clone> Patience<E> {
             _ => *lock(&self.in_a_row) = 0,
         }
         answer
-    }
-
-    /// Begins anew.
-    pub fn forget_failures(&self) {
-        *lock(&self.in_a_row) = 0;
     }
 }
 
@@ -197,40 +193,37 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn patience_ends_after_three_failures_in_a_row_and_comes_back() {
+    async fn patience_ends_after_many_failures_in_a_row_and_comes_back() {
         let (service, patience) = (Service::default(), Patience::new());
         let ask = || patience.ask(|_| true, service.ask());
-        assert!(ask().await.is_err());
-        assert!(ask().await.is_err());
+        let fail = async || {
+            service.up.store(false, Ordering::Relaxed);
+            for _ in 1..IN_A_ROW {
+                assert!(ask().await.is_err());
+            }
+        };
+        fail().await;
         service.up.store(true, Ordering::Relaxed);
-        assert_eq!(ask().await, Ok(3), "two are too few");
-        service.up.store(false, Ordering::Relaxed);
-        for failed in 4..=6 {
-            assert_eq!(ask().await, Err(format!("failure {failed}")), "an answer begins the count again");
-        }
+        assert_eq!(ask().await, Ok(IN_A_ROW), "one less is too few");
+        fail().await;
+        let last = format!("failure {}", 2 * IN_A_ROW);
+        assert_eq!(ask().await, Err(last.clone()), "an answer begins the count again");
         let start = Instant::now();
         for _ in 0..1_000 {
-            assert_eq!(ask().await, Err("failure 6".to_owned()));
+            assert_eq!(ask().await, Err(last.clone()));
         }
         assert_eq!(start.elapsed(), Duration::ZERO);
         service.up.store(true, Ordering::Relaxed);
-        patience.forget_failures();
-        assert_eq!(ask().await, Ok(7));
-        service.up.store(false, Ordering::Relaxed);
-        for failed in 8..=10 {
-            assert_eq!(ask().await, Err(format!("failure {failed}")));
-        }
-        service.up.store(true, Ordering::Relaxed);
-        assert_eq!(ask().await, Err("failure 10".to_owned()));
+        assert_eq!(ask().await, Err(last));
         time::advance(BELIEVED).await;
-        assert_eq!(ask().await, Ok(11));
-        assert_eq!(ask().await, Ok(12));
+        assert_eq!(ask().await, Ok(2 * IN_A_ROW + 1));
+        assert_eq!(ask().await, Ok(2 * IN_A_ROW + 2));
     }
 
     #[tokio::test(start_paused = true)]
     async fn patience_is_not_tried_by_questions_that_are_wrong_themselves() {
         let (service, patience) = (Service::default(), Patience::new());
-        for asked in 1..=10 {
+        for asked in 1..=2 * IN_A_ROW {
             assert_eq!(patience.ask(|_| false, service.ask()).await, Err(format!("failure {asked}")));
         }
     }

@@ -4,7 +4,6 @@ use certplan_http::Response;
 use certplan_http::RetryClass;
 use certplan_provider::Context;
 use certplan_provider::Fqdn;
-use certplan_provider::Once;
 use certplan_provider::ProviderError;
 use certplan_provider::Secret;
 use certplan_provider::Zone;
@@ -12,6 +11,7 @@ use http::HeaderName;
 use http::Method;
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::OnceCell;
 use url::Url;
 
 use crate::config::below;
@@ -25,7 +25,7 @@ pub(crate) struct Api {
     /// Its own URL: `http://127.0.0.1:8081/api/v1/servers/localhost`.
     url: Url,
     key: Secret,
-    version: Once<Option<Version>, ProviderError>,
+    version: OnceCell<Option<Version>>,
 }
 
 /// A release of the server.
@@ -76,7 +76,7 @@ impl ApiZone {
 
 impl Api {
     pub(crate) const fn new(client: HttpClient, url: Url, key: Secret) -> Self {
-        Self { client, url, key, version: Once::new() }
+        Self { client, url, key, version: OnceCell::const_new() }
     }
 
     /// Whether the server adds and removes single records.

@@ -73,7 +73,13 @@ impl Zones {
             context.check()?;
             self.patience.ask(ProviderError::is_retryable, api.zone(context, name)).await
         };
-        cell.get_or_try_init(ask).await.cloned()
+        let zone = cell.get_or_try_init(ask).await.cloned();
+        // Whose own time is over says nothing of the server.
+        if zone.is_err() && context.check().is_err() {
+            cell.forget_failure();
+            self.all.forget_failure();
+        }
+        zone
     }
 
     async fn all(

@@ -321,6 +321,21 @@ async fn a_target_that_is_no_name_is_an_error_that_prints_it_safely() {
     assert!(!text.contains('\u{1b}'), "{text:?}");
 }
 
+/// What is wrong with some zones is not said of the others, however many their names are.
+#[tokio::test]
+async fn a_provider_that_fails_for_one_zone_is_asked_for_another() {
+    let provider = MemoryDns::new(&["good.test"]);
+    let providers = one_provider(&provider, vec![]);
+    provider.memory().zone_failure = Some("the zone is not loaded".to_owned());
+    for number in 0..100 {
+        let bad = name(&format!("_acme-challenge.h{number}.bad.test"));
+        assert!(providers["dns"].zones_for(&context(), &bad).await.is_err());
+    }
+    provider.memory().zone_failure = None;
+    let good = name("_acme-challenge.www.good.test");
+    assert_eq!(providers["dns"].zones_for(&context(), &good).await.unwrap(), [provider.zone(0)]);
+}
+
 /// A plan of ten thousand names with the provider down ends within minutes, not days.
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_names_do_not_wait_for_the_same_failure() {
