@@ -71,9 +71,8 @@ impl ConfiguredDns {
     ///
     /// Without a restriction it is one question per name, which a provider that can list its zones answers from its
     /// own list. A failure is believed for some seconds, by all who ask meanwhile, and where it says that the provider
-    /// is down or refuses the credential, about all names of
-    /// the domain (`example.com` of `_acme-challenge.www.example.com`): ten thousand names do not wait for it one after
-    /// the other.
+    /// is down or refuses the credential, about all names of the domain (`example.com` of
+    /// `_acme-challenge.www.example.com`): ten thousand names do not wait for it one after the other.
     pub async fn zones_for(&self, context: &Context, name: &Fqdn) -> Result<Vec<Zone>, ProviderError> {
         let mut found = if self.zones.is_empty() {
             self.ask(context, name).await?
