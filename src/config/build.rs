@@ -1,7 +1,9 @@
 //! Builds what a configuration names, offline, to let providers say what only they know.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use certplan_provider::BuildContext;
@@ -44,11 +46,14 @@ impl Loaded {
                 nodes.complain(complaints, self.places.dns.get(name), &mut report);
             }
         }
-        let mut targets: BTreeMap<&Name, Arc<dyn DeployTarget>> = BTreeMap::new();
+        let mut targets: BTreeMap<&Name, Built> = BTreeMap::new();
         for (name, target) in &self.desired.targets {
             let Some(factory) = registry.target_factory(&target.kind) else { continue };
             match (factory.build)(&target.block, &context) {
-                Ok(built) => drop(targets.insert(name, built)),
+                Ok(built) => {
+                    let identity = format!("{} {}", target.kind, target.block);
+                    targets.insert(name, Built { target: built, identity });
+                }
                 Err(complaints) => nodes.complain(complaints, self.places.targets.get(name), &mut report),
             }
         }
@@ -56,16 +61,12 @@ impl Loaded {
         report.finish(Arc::clone(&self.sources))
     }
 
-    fn check_slots(
-        &self,
-        targets: &BTreeMap<&Name, Arc<dyn DeployTarget>>,
-        nodes: &Nodes<'_>,
-        report: &mut Report,
-    ) {
-        let mut slots: HashMap<(String, String), &Place> = HashMap::new();
+    fn check_slots(&self, targets: &BTreeMap<&Name, Built>, nodes: &Nodes<'_>, report: &mut Report) {
+        let mut slots: HashMap<(&str, String), &Place> =
+            HashMap::with_capacity(self.desired.certificates.len());
         for certificate in self.desired.certificates.values() {
             for deployment in &certificate.deploy {
-                let Some(target) = targets.get(&deployment.target) else { continue };
+                let Some(Built { target, identity }) = targets.get(&deployment.target) else { continue };
                 let address = Address::Deployment(certificate.name.clone(), deployment.target.clone());
                 let Some(place) = self.places.addresses.get(&address) else { continue };
                 let slot = match target.slot(certificate.name.as_str(), &deployment.parameters) {
@@ -75,31 +76,41 @@ impl Loaded {
                         continue;
                     }
                 };
-                // Targets written in place are one target when their blocks are the same.
-                let identity = self
-                    .desired
-                    .targets
-                    .get(&deployment.target)
-                    .map_or_else(String::new, |target| format!("{} {}", target.kind, target.block));
-                if let Some(first) = slots.get(&(identity.clone(), slot.location.clone())) {
-                    let message = format!("two deployments go to one place, {}", quoted(&slot.location));
-                    report.push(
-                        Diagnostic::error("same-place", place.span, message)
-                            .related(first.span, "the other one"),
-                    );
-                    continue;
+                match slots.entry((identity, slot.location)) {
+                    Entry::Vacant(free) => {
+                        free.insert(place);
+                    }
+                    Entry::Occupied(taken) => {
+                        let message = format!("two deployments go to one place, {}", quoted(&taken.key().1));
+                        report.push(
+                            Diagnostic::error("same-place", place.span, message)
+                                .related(taken.get().span, "the other one"),
+                        );
+                    }
                 }
-                slots.insert((identity, slot.location), place);
             }
         }
     }
 }
 
-/// The nodes of a tree by their identifiers.
-struct Nodes<'a>(HashMap<u32, &'a Node>);
+/// A target, and what tells it from others: those written in place are one when their blocks are the same.
+struct Built {
+    target: Arc<dyn DeployTarget>,
+    identity: String,
+}
+
+/// The nodes of a tree by their identifiers, gathered when the first one is asked for.
+struct Nodes<'a> {
+    root: &'a Node,
+    by_id: OnceCell<HashMap<u32, &'a Node>>,
+}
 
 impl<'a> Nodes<'a> {
-    fn new(root: &'a Node) -> Self {
+    const fn new(root: &'a Node) -> Self {
+        Self { root, by_id: OnceCell::new() }
+    }
+
+    fn gather(root: &'a Node) -> HashMap<u32, &'a Node> {
         let mut nodes = HashMap::new();
         let mut open = vec![root];
         while let Some(node) = open.pop() {
@@ -111,11 +122,12 @@ impl<'a> Nodes<'a> {
             }
             nodes.insert(node.id, node);
         }
-        Self(nodes)
+        nodes
     }
 
     fn complain(&self, complaints: Vec<Complaint>, place: Option<&Place>, report: &mut Report) {
-        let Some(block) = place.and_then(|place| self.0.get(&place.node)) else { return };
+        let nodes = self.by_id.get_or_init(|| Self::gather(self.root));
+        let Some(block) = place.and_then(|place| nodes.get(&place.node)) else { return };
         for complaint in complaints {
             report.push(complained(&complaint, block));
         }

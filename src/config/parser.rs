@@ -354,11 +354,17 @@ impl Builder<'_> {
 
     fn close(&mut self, end: Span) -> Option<()> {
         let Some(mut frame) = self.frames.pop() else { return Some(()) };
+        // The tree of a large configuration is mostly short lists, and room for more in each would double it.
         let content = match frame.kind {
-            FrameKind::List(items) => Content::List(items),
+            FrameKind::List(mut items) => {
+                items.shrink_to_fit();
+                Content::List(items)
+            }
             FrameKind::Map { entries, .. } => {
                 let entries = self.without_duplicates(entries);
-                Content::Map(self.merge(entries, &mut frame.nodes))
+                let mut entries = self.merge(entries, &mut frame.nodes);
+                entries.shrink_to_fit();
+                Content::Map(entries)
             }
         };
         let stop = (end.end as usize).min(self.source.text.len());

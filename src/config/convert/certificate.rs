@@ -27,7 +27,6 @@ use crate::model::Rotation;
 /// What has been said or seen while going over the certificates.
 #[derive(Default)]
 struct Seen {
-    orders: HashMap<(Name, Option<String>, NameSet), Span>,
     renew: HashSet<(Span, Option<Duration>)>,
     issuers: HashSet<Span>,
     keys: HashSet<(Span, &'static str)>,
@@ -63,7 +62,33 @@ impl<'a> Converter<'a> {
                 certificates.insert(name, certificate);
             }
         }
+        self.same_orders(&certificates);
         certificates
+    }
+
+    /// Reports certificates that would be one order to the CA, each with the first of its kind.
+    fn same_orders(&mut self, certificates: &Names<DesiredCertificate>) {
+        let mut orders: HashMap<(&Name, Option<&str>, &NameSet), Span> =
+            HashMap::with_capacity(certificates.len());
+        for (name, entry) in self.named("certificates") {
+            let Some(certificate) = certificates.get(&name).filter(|wanted| !wanted.names.is_empty()) else {
+                continue;
+            };
+            let order = (&certificate.issuer, certificate.profile.as_deref(), &certificate.names);
+            let Some(first) = orders.get(&order) else {
+                orders.insert(order, entry.span);
+                continue;
+            };
+            let message = format!(
+                "{} has the same names, issuer and profile as another certificate",
+                quoted(name.as_str())
+            );
+            self.push(
+                Diagnostic::error("same-order", entry.span, message)
+                    .related(*first, "the other one")
+                    .help("a CA may give both the same order: deploy one certificate to all targets instead"),
+            );
+        }
     }
 
     fn certificate(
@@ -104,27 +129,10 @@ impl<'a> Converter<'a> {
         let places = self.verify_places(block.get("verify"));
         let verify = self.endpoints(&places, &names, None);
         let deploy = self.deployments(name, block, &names, targets);
-        let issuer = issuer?;
-        if !names.is_empty() {
-            let order = (issuer.clone(), profile.clone(), names.clone());
-            if let Some(first) = seen.orders.get(&order) {
-                let message = format!(
-                    "{} has the same names, issuer and profile as another certificate",
-                    quoted(name.as_str())
-                );
-                self.push(
-                    Diagnostic::error("same-order", entry.span, message)
-                        .related(*first, "the other one")
-                        .help("a CA may give both the same order: deploy one certificate to all targets instead"),
-                );
-            } else {
-                seen.orders.insert(order, entry.span);
-            }
-        }
         Some(DesiredCertificate {
             name: name.clone(),
             names,
-            issuer,
+            issuer: issuer?,
             profile,
             key,
             preferred_chain: text("preferred_chain"),

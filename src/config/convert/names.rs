@@ -103,31 +103,34 @@ impl Converter<'_> {
         let labels = name.base().labels().count() + usize::from(name.is_wildcard());
         let suffix = psl::suffix(base.as_bytes()).filter(|suffix| suffix.as_bytes() == base.as_bytes());
         let kind = suffix.and_then(|suffix| suffix.typ());
-        let what = quoted(&name.to_string());
+        // Said of few names, and asked of all.
+        let what = || quoted(&name.to_string());
         let boulder = ca.is_some_and(|ca| ca.boulder);
         match kind {
             Some(Type::Icann) if name.is_wildcard() => {
                 let message =
-                    format!("{what} is a wildcard on a public suffix, where others register their names");
+                    format!("{} is a wildcard on a public suffix, where others register their names", what());
                 self.push(Diagnostic::error("public-suffix", span, message).help("no public CA issues that"));
             }
             Some(Type::Private) if name.is_wildcard() => {
-                let message = format!("{what} is a wildcard on a suffix that others get names under");
+                let message = format!("{} is a wildcard on a suffix that others get names under", what());
                 self.push(
                     Diagnostic::warning("public-suffix", span, message)
                         .help("right only if the suffix is yours"),
                 );
             }
             Some(Type::Icann) if boulder => {
-                let message = format!("{what} is a public suffix, and Let's Encrypt does not issue for it");
+                let message =
+                    format!("{} is a public suffix, and Let's Encrypt does not issue for it", what());
                 self.push(Diagnostic::error("public-suffix", span, message));
             }
             _ if boulder && labels < 2 => {
-                let message = format!("{what} has one label, and Let's Encrypt issues for public names only");
+                let message =
+                    format!("{} has one label, and Let's Encrypt issues for public names only", what());
                 self.push(Diagnostic::error("bad-dns-name", span, message));
             }
             _ if boulder && labels > 10 => {
-                let message = format!("{what} has {labels} labels, and Let's Encrypt takes at most 10");
+                let message = format!("{} has {labels} labels, and Let's Encrypt takes at most 10", what());
                 self.push(Diagnostic::error("bad-dns-name", span, message));
             }
             _ => {}
