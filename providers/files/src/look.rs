@@ -2,6 +2,7 @@ use std::fmt::Write;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use aws_lc_rs::digest;
 use certplan_provider::Deployed;
@@ -27,6 +28,7 @@ use zeroize::Zeroizing;
 
 use crate::account::Owners;
 use crate::failure::failed;
+use crate::folders::FOLDER;
 use crate::place::PemFile;
 use crate::place::Place;
 use crate::store::Entry;
@@ -39,43 +41,52 @@ const LIMIT: usize = 1024 * 1024;
 
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
-/// Tells what is at a place. Writes nothing, takes no lock and reads no octet of a private key.
-pub(crate) fn look(place: &Place) -> Result<Option<Deployed>, ProviderError> {
-    let directory = match openat(
-        CWD,
-        &place.directory,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    ) {
-        Ok(directory) => directory,
-        Err(Errno::NOENT) => return Ok(None),
-        Err(error) => return Err(failed("open", &place.directory, error)),
-    };
-    match entry(&directory, place)? {
+/// Looks at places, one after the other: most are in one folder, which is opened once.
+#[derive(Default)]
+pub(crate) struct Looker {
+    opened: Option<(PathBuf, OwnedFd)>,
+}
+
+impl Looker {
+    /// Tells what is at a place. Writes nothing, takes no lock and reads no octet of a private key.
+    pub(crate) fn look(&mut self, place: &Place) -> Result<Option<Deployed>, ProviderError> {
+        if let Some((path, directory)) = &self.opened
+            && *path == place.directory
+        {
+            return look_in(directory, place);
+        }
+        match openat(CWD, &place.directory, FOLDER - OFlags::NOFOLLOW, Mode::empty()) {
+            Ok(directory) => {
+                let seen = look_in(&directory, place);
+                self.opened = Some((place.directory.clone(), directory));
+                seen
+            }
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(failed("open", &place.directory, error)),
+        }
+    }
+}
+
+fn look_in(directory: &OwnedFd, place: &Place) -> Result<Option<Deployed>, ProviderError> {
+    match entry(directory, place)? {
         Entry::Absent => Ok(None),
         Entry::Foreign(what) => {
-            let mut seen = Seen::foreign(&directory, place);
+            let mut seen = Seen::foreign(directory, place);
             seen.deviations.insert(0, format!("`{}` is {what} that certplan did not make", place.entry()));
             Ok(Some(seen.into_deployed(None)))
         }
         Entry::Version(version) => {
-            let folder = place.home().join(&version);
-            match openat(
-                CWD,
-                &folder,
-                OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-                Mode::empty(),
-            ) {
+            match openat(directory, place.folder_of(&version), FOLDER, Mode::empty()) {
                 Ok(folder) => Ok(Some(Seen::version(&folder, place)?.into_deployed(Some(version)))),
                 // A deployment that ends meanwhile takes the old version away: the link has the answer.
-                Err(Errno::NOENT) if entry(&directory, place)? != Entry::Version(version.clone()) => {
-                    look(place)
+                Err(Errno::NOENT) if entry(directory, place)? != Entry::Version(version.clone()) => {
+                    look_in(directory, place)
                 }
                 Err(Errno::NOENT) => {
                     let deviations = vec![format!("`{}` leads to a folder that is gone", place.entry())];
                     Ok(Some(Seen { leaf: None, deviations }.into_deployed(Some(version))))
                 }
-                Err(error) => Err(failed("open", &folder, error)),
+                Err(error) => Err(failed("open", &place.home().join(&version), error)),
             }
         }
     }

@@ -168,9 +168,14 @@ impl Place {
         self.directory.join(OURS).join(self.entry())
     }
 
+    /// The folder of a version, from the target's folder.
+    pub(crate) fn folder_of(&self, version: &str) -> String {
+        format!("{OURS}/{}/{version}", self.entry())
+    }
+
     /// What the symbolic link says for a version.
     pub(crate) fn link_to(&self, version: &str) -> String {
-        let folder = format!("{OURS}/{}/{version}", self.entry());
+        let folder = self.folder_of(version);
         match self.layout {
             Layout::Certbot => folder,
             Layout::Haproxy => format!("{folder}/{}", PemFile::Combined.name()),

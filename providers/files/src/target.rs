@@ -33,8 +33,8 @@ use crate::block::FilesParameters;
 use crate::command::CommandLine;
 use crate::contents::Contents;
 use crate::failure::shown;
+use crate::look::Looker;
 use crate::look::fingerprint;
-use crate::look::look;
 use crate::place::Place;
 use crate::place::lexical;
 use crate::place::sequence;
@@ -157,7 +157,7 @@ impl DeployTarget for FilesTarget {
         let place = Place::from_slot(slot)?;
         // Never closed, so that there is always a permit to come.
         let _permit = LOOKS.acquire().await.ok();
-        blocking(move || look(&place)).await
+        blocking(move || Looker::default().look(&place)).await
     }
 
     async fn observe_all(
@@ -168,7 +168,8 @@ impl DeployTarget for FilesTarget {
         let owned: Vec<Slot> = slots.iter().map(|slot| (*slot).clone()).collect();
         let _permit = LOOKS.acquire().await.ok();
         let looked = blocking(move || {
-            let look = |slot| Place::from_slot(slot).and_then(|place| look(&place));
+            let mut looker = Looker::default();
+            let look = |slot| Place::from_slot(slot).and_then(|place| looker.look(&place));
             Ok(owned.iter().map(look).collect::<Vec<_>>())
         });
         looked.await.unwrap_or_else(|_| slots.iter().map(|_| Err(interrupted())).collect())
@@ -433,7 +434,7 @@ fn place_files(
     if let Entry::Foreign(what) = &now {
         return Err(foreign(&store.place, what));
     }
-    let seen = look(&store.place)?;
+    let seen = Looker::default().look(&store.place)?;
     compare(&store.place, seen.as_ref(), expected, wanted)?;
     let current = match now {
         Entry::Version(version) => Some(version),
