@@ -22,8 +22,8 @@ use rustix::fs::statat;
 use rustix::io::Errno;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use x509_parser::prelude::FromDer;
-use x509_parser::prelude::X509Certificate;
+use x509_parser::nom::Parser;
+use x509_parser::prelude::X509CertificateParser;
 use zeroize::Zeroizing;
 
 use crate::account::Owners;
@@ -278,7 +278,9 @@ fn read(file: OwnedFd) -> Result<(Zeroizing<Vec<u8>>, Stat), Errno> {
 
 fn first_certificate(pem: &[u8]) -> Option<Leaf> {
     let certificate = CertificateDer::from_pem_slice(pem).ok()?;
-    let (_, leaf) = X509Certificate::from_der(&certificate).ok()?;
+    // Extensions say nothing of what is told here, and take the longest.
+    let (_, leaf) =
+        X509CertificateParser::new().with_deep_parse_extensions(false).parse(&certificate).ok()?;
     let mut serial = String::with_capacity(40);
     for octet in leaf.raw_serial() {
         let _ = write!(serial, "{octet:02x}");
