@@ -208,7 +208,7 @@ impl Fleet<'_> {
                 on_remove: wanted.on_remove,
                 verify: wanted.verify.clone(),
             };
-            record.deployments.insert(wanted.target.clone(), deployed);
+            record.deployments.insert(wanted.target.clone(), Box::new(deployed));
         }
         record.ari = Some(AriRecord {
             fingerprint: facts.fingerprint,

@@ -198,7 +198,7 @@ impl Apply {
         let id = (self.random_id)();
         let name = journal.name().clone();
         let NewKey { sealed, csr, handoff } = self.new_key(issue, &id, journal).await?;
-        journal.record_mut().operation = Some(Operation {
+        journal.record_mut().operation = Some(Box::new(Operation {
             id: id.clone(),
             cause: cause.to_owned(),
             reason: reason.to_owned(),
@@ -218,7 +218,7 @@ impl Apply {
             txt: Vec::new(),
             delegations: BTreeSet::new(),
             deployments: BTreeMap::new(),
-        });
+        }));
         journal.persist(Revise::Bump).await?;
         // After the journal names it and before anything is ordered: a hand-off of no open operation is nobody's, so that
         // any run may collect it at any time; and an operation without its hand-off has no order yet and starts over.

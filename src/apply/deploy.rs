@@ -132,7 +132,7 @@ impl Apply {
                 delegations: BTreeSet::new(),
                 deployments: BTreeMap::new(),
             };
-            journal.record_mut().operation = Some(operation);
+            journal.record_mut().operation = Some(Box::new(operation));
         }
         // A deployment that moved before it was finished leaves its old place when it is committed.
         self.remember_unfinished(journal).await;
@@ -331,7 +331,7 @@ impl Apply {
             on_remove: desired.on_remove,
             verify: desired.verify.clone(),
         };
-        journal.record_mut().deployments.insert(desired.target.clone(), record);
+        journal.record_mut().deployments.insert(desired.target.clone(), Box::new(record));
         // Written with the operation's end, or by the caller when something else fails: a run that is killed here deploys
         // and commits once more, which changes nothing.
         note(journal, &desired.target, DeploymentStage::Verified, None)?;
@@ -468,7 +468,7 @@ impl Apply {
                     on_remove: OnRemove::default(),
                     verify: Vec::new(),
                 };
-                unfinished.insert(name.clone(), record);
+                unfinished.insert(name.clone(), Box::new(record));
             }
         }
         journal.record_mut().deployments.extend(unfinished);

@@ -419,7 +419,7 @@ impl Apply {
             operation: operation.id.clone(),
         };
         let record = journal.record_mut();
-        record.previous = record.current.replace(issued);
+        record.previous = record.current.replace(issued).map(Box::new);
         record.ari = None;
         record.failures = None;
         record.issuances.retain(|issuance| now.duration_since(issuance.at) < REMEMBERED);

@@ -62,12 +62,12 @@ impl Journal {
 
     /// The open operation.
     pub(super) fn operation(&self) -> Result<&Operation, ApplyError> {
-        self.stored.content.operation.as_ref().ok_or(ApplyError::JournalClosed)
+        self.stored.content.operation.as_deref().ok_or(ApplyError::JournalClosed)
     }
 
     /// The open operation, to be changed.
     pub(super) fn operation_mut(&mut self) -> Result<&mut Operation, ApplyError> {
-        self.stored.content.operation.as_mut().ok_or(ApplyError::JournalClosed)
+        self.stored.content.operation.as_deref_mut().ok_or(ApplyError::JournalClosed)
     }
 
     /// The revision that plans bind to; 0 for a record that does not exist yet.

@@ -83,7 +83,7 @@ pub(crate) struct WorkArgs {
 
 pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, CliError> {
     edge::start_random_generator();
-    let project = Project::load(global, ui)?;
+    let project = Project::load_to_plan(global, ui)?;
     let saved = match &args.saved {
         Some(path) => Some(SavedPlan::from_json(&edge::read_file(path)?).map_err(|error| {
             CliError::new(format!("`{}`: {error}", path.display()))

@@ -39,7 +39,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, CliError> {
-    let project = Project::load(global, ui)?;
+    let project = Project::load_to_plan(global, ui)?;
     let options = args.plan.options()?;
     if let Some(path) = &args.out {
         check_out(path)?;

@@ -132,12 +132,12 @@ pub(crate) async fn plan(
     options: &PlanOptions,
     context: &Context,
 ) -> Result<Planned, CliError> {
-    let snapshot = project.state().outline().await?;
+    let snapshot = project.outline().await?;
     let prior = prior(snapshot, project.desired.encryption.as_ref());
     let mut observed = Observed::default();
     let refresh = Refresh {
         desired: &project.desired,
-        records: prior.certificates.iter().map(|(name, known)| (name, &known.record)).collect(),
+        records: prior.certificates.iter().map(|(name, known)| (name, known.record.as_ref())).collect(),
         issuers: &clients.issuers,
         providers: &clients.providers,
         lookup: clients.lookup.as_ref(),
@@ -193,7 +193,7 @@ fn prior(snapshot: Snapshot, encryption: Option<&Encryption>) -> Prior {
     });
     let accounts = snapshot.accounts.into_iter().map(|(issuer, stored)| {
         let revision = stored.revision();
-        (issuer, PriorAccount { record: stored.content, revision })
+        (issuer, PriorAccount { record: *stored.content, revision })
     });
     Prior {
         lineage: snapshot.lineage,

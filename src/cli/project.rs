@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use certplan_provider::BuildContext;
@@ -31,7 +33,9 @@ use crate::state::Holder;
 use crate::state::Identities;
 use crate::state::Leases;
 use crate::state::LocalStore;
+use crate::state::Reading;
 use crate::state::Sealer;
+use crate::state::Snapshot;
 use crate::state::State;
 use crate::state::Store;
 
@@ -60,7 +64,23 @@ pub(crate) struct Project {
     pub(crate) secrets: Arc<dyn SecretResolver>,
     /// Where its state is.
     store: Arc<dyn Store>,
+    ahead: Mutex<Option<Ahead>>,
     run: String,
+}
+
+/// What is stored in the folder that state has by default, read while the configuration still is: it may say another.
+#[derive(Debug)]
+struct Ahead {
+    folder: PathBuf,
+    reading: Reading,
+}
+
+impl Ahead {
+    fn begin(config: &Path) -> Self {
+        let folder = config::base(config).join(StateBackend::FOLDER);
+        let reading = Reading::begin(Arc::new(LocalStore::new(folder.clone())));
+        Self { folder, reading }
+    }
 }
 
 impl Drop for Project {
@@ -80,7 +100,27 @@ impl Project {
             .with_warnings(move |warning| ui.warn(&warning.to_string()));
         let store: Arc<dyn Store> = Arc::new(store);
         let secrets = EdgeSecrets::new(desired.base.clone());
-        Ok(Self { desired, secrets, store, run: edge::random_id() })
+        Ok(Self { desired, secrets, store, ahead: Mutex::default(), run: edge::random_id() })
+    }
+
+    /// Loads the configuration for a plan, which state is read for meanwhile: of a large fleet both take long.
+    pub(crate) fn load_to_plan(global: &Global, ui: Ui) -> Result<Self, CliError> {
+        let ahead = Ahead::begin(&global.config);
+        let project = Self::load(global, ui)?;
+        let StateBackend::Local { path } = &project.desired.state;
+        if project.desired.base.join(path) == ahead.folder {
+            *project.ahead.lock().unwrap_or_else(PoisonError::into_inner) = Some(ahead);
+        }
+        Ok(project)
+    }
+
+    /// What state knows, as far as a plan needs it.
+    pub(crate) async fn outline(&self) -> Result<Snapshot, CliError> {
+        let ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(match ahead {
+            Some(ahead) => ahead.reading.outline(&self.desired.project).await?,
+            None => self.state().outline().await?,
+        })
     }
 
     /// The state of the project.

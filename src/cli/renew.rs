@@ -26,7 +26,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, CliError> {
     edge::start_random_generator();
-    let project = Project::load(global, ui)?;
+    let project = Project::load_to_plan(global, ui)?;
     for address in &args.addresses {
         let is_known =
             address.certificate().is_some_and(|name| project.desired.certificates.contains_key(name));

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::model::KeyType;
 use crate::model::SecretRef;
+use crate::model::StateBackend;
 
 /// What names of things look like; kept equal to `model::Name` by a test.
 pub(super) const NAME: &str = "^[a-z0-9][a-z0-9-]{0,62}$";
@@ -71,7 +72,7 @@ struct Local {
 }
 
 fn state_path() -> String {
-    ".certplan/state".to_owned()
+    StateBackend::FOLDER.to_owned()
 }
 
 /// Who can read what is sealed in state.

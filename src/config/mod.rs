@@ -38,6 +38,7 @@ pub(crate) use init::PLACEHOLDER;
 pub use init::{InitOptions, render as init};
 pub use promote::{PromoteError, edit as promote};
 pub use schema::schema;
+pub use source::base;
 pub use source::list as files;
 pub use source::text;
 pub use span::{Location, Source, Sources, Span};

@@ -26,11 +26,8 @@ pub(crate) struct Files {
 /// Reads a file, or every `*.yaml` and `*.yml` that lies directly in a folder, in the order of their names.
 pub(crate) fn read(path: &Path) -> Result<Files, LoadError> {
     let Some(paths) = list(path)? else {
-        let base = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        return Ok(Files { sources: Sources::new(vec![read_file(path, LIMITS.total)?]), base });
+        let sources = Sources::new(vec![read_file(path, LIMITS.total)?]);
+        return Ok(Files { sources, base: folder_of(path) });
     };
     let mut files = Vec::with_capacity(paths.len());
     let mut left = LIMITS.total;
@@ -40,6 +37,18 @@ pub(crate) fn read(path: &Path) -> Result<Files, LoadError> {
         files.push(file);
     }
     Ok(Files { sources: Sources::new(files), base: path.to_owned() })
+}
+
+/// The folder that relative paths in a configuration start from: the configuration itself, or where its file lies.
+pub fn base(path: &Path) -> PathBuf {
+    if path.is_dir() { path.to_owned() } else { folder_of(path) }
+}
+
+fn folder_of(file: &Path) -> PathBuf {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
 }
 
 /// The files of a configuration that is a folder, in the order of their names; `None` when it is a file itself.

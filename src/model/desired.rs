@@ -48,6 +48,11 @@ pub enum StateBackend {
     },
 }
 
+impl StateBackend {
+    /// The folder where nothing else is said, relative to [`Desired::base`].
+    pub const FOLDER: &str = ".certplan/state";
+}
+
 /// Who can read what is sealed: age recipients (`age1…`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Encryption {

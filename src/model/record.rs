@@ -23,6 +23,9 @@ use super::Slot;
 use super::Zone;
 
 /// What state remembers of a certificate: the content of `projects/<project>/certificates/<name>.json`.
+///
+/// What is large and mostly absent is boxed, and so are the values of a map that seldom has more than one: a plan of a
+/// large fleet holds all records at once.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CertificateRecord {
     /// The certificate that is to serve.
@@ -30,13 +33,13 @@ pub struct CertificateRecord {
     pub current: Option<Issued>,
     /// The one before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub previous: Option<Issued>,
+    pub previous: Option<Box<Issued>>,
     /// The journal of what is being done; `None` when nothing is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub operation: Option<Operation>,
+    pub operation: Option<Box<Operation>>,
     /// Where it is deployed, by target.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub deployments: BTreeMap<Name, DeploymentRecord>,
+    pub deployments: BTreeMap<Name, Box<DeploymentRecord>>,
     /// What was issued in the last days, for the CA's rate limits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub issuances: Vec<Issuance>,
@@ -57,11 +60,11 @@ pub struct CertificateRecord {
 impl CertificateRecord {
     /// Leaves out the documents: chains and sealed keys, most of a record's octets, and what no plan looks at.
     pub(crate) fn leave_out_documents(&mut self) {
-        for issued in self.current.iter_mut().chain(&mut self.previous) {
+        for issued in self.current.iter_mut().chain(self.previous.as_deref_mut()) {
             issued.chain_pem = String::new();
             issued.key.armored = String::new();
         }
-        if let Some(Operation { key: Some(OperationKey::Sealed(key)), .. }) = &mut self.operation {
+        if let Some(Operation { key: Some(OperationKey::Sealed(key)), .. }) = self.operation.as_deref_mut() {
             key.armored = String::new();
         }
     }

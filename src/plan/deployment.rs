@@ -71,7 +71,7 @@ impl<'a> Planner<'a> {
             let recorded = subject.record().deployments.get(&entry.target);
             let (reason, details) = match recorded {
                 None => (Reason::CreateBecauseNew, Details::default()),
-                Some(recorded) => match self.moved(subject, entry, recorded) {
+                Some(recorded) => match moved(subject, self.slot(subject, entry), recorded) {
                     Some(details) => (Reason::RedeployBecauseSlotChanged, details),
                     None => (Reason::RedeployBecauseReissued, Details::default()),
                 },
@@ -119,11 +119,12 @@ impl<'a> Planner<'a> {
         // Before anything else, so that drift is noted whatever is done about it.
         let drift = self.drifted(subject, recorded, expected, entry);
 
-        if let Some(details) = self.moved(subject, entry, recorded) {
+        let slot = self.slot(subject, entry);
+        if let Some(details) = moved(subject, slot, recorded) {
             return Some(Need { cause: Cause::Config, reason: Reason::RedeployBecauseSlotChanged, details });
         }
         let details = Details { fingerprint: Some(expected), ..Details::default() };
-        if self.slot(subject, entry).is_some_and(|slot| slot.parameters != recorded.slot.parameters) {
+        if slot.is_some_and(|slot| slot.parameters != recorded.slot.parameters) {
             return Some(Need {
                 cause: Cause::Config,
                 reason: Reason::RedeployBecauseParametersChanged,
@@ -298,25 +299,6 @@ impl<'a> Planner<'a> {
         self.input.observed.slots.get(&(subject.desired.name.clone(), entry.target.clone()))
     }
 
-    /// The details of a move to another place, if there is one.
-    fn moved(
-        &self,
-        subject: Subject<'a>,
-        entry: &'a DesiredDeployment,
-        recorded: &DeploymentRecord,
-    ) -> Option<Details> {
-        let slot = self.slot(subject, entry).filter(|slot| slot.location != recorded.slot.location)?;
-        let mut details = Details {
-            fingerprint: subject.record().current.as_ref().map(|current| current.facts.fingerprint),
-            ..Details::default()
-        };
-        details.changed.insert(
-            "location".to_owned(),
-            Changed { before: Some(recorded.slot.location.clone()), after: Some(slot.location.clone()) },
-        );
-        Some(details)
-    }
-
     fn deploy(
         &self,
         subject: Subject<'a>,
@@ -443,9 +425,23 @@ fn address(subject: Subject<'_>, entry: &DesiredDeployment) -> Address {
     Address::Deployment(subject.desired.name.clone(), entry.target.clone())
 }
 
+/// The details of a move to another place, if there is one.
+fn moved(subject: Subject<'_>, slot: Option<&Slot>, recorded: &DeploymentRecord) -> Option<Details> {
+    let slot = slot.filter(|slot| slot.location != recorded.slot.location)?;
+    let mut details = Details {
+        fingerprint: subject.record().current.as_ref().map(|current| current.facts.fingerprint),
+        ..Details::default()
+    };
+    details.changed.insert(
+        "location".to_owned(),
+        Changed { before: Some(recorded.slot.location.clone()), after: Some(slot.location.clone()) },
+    );
+    Some(details)
+}
+
 fn serial_of(subject: Subject<'_>, fingerprint: Fingerprint) -> Option<&String> {
     let record = subject.record();
-    [&record.current, &record.previous]
+    [record.current.as_ref(), record.previous.as_deref()]
         .into_iter()
         .flatten()
         .find(|issued| issued.facts.fingerprint == fingerprint)

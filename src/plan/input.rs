@@ -48,7 +48,7 @@ pub struct Prior {
 #[derive(Debug, Clone, PartialEq)]
 pub struct PriorCertificate {
     /// The content of its object.
-    pub record: CertificateRecord,
+    pub record: Box<CertificateRecord>,
     /// The object's revision.
     pub revision: u64,
     /// Whether the identities that apply may use open the key of the current certificate. The configuration
@@ -58,7 +58,7 @@ pub struct PriorCertificate {
 
 impl PriorCertificate {
     /// A certificate as state has it; `encryption` decides whether its key is readable.
-    pub fn new(record: CertificateRecord, revision: u64, encryption: Option<&Encryption>) -> Self {
+    pub fn new(record: Box<CertificateRecord>, revision: u64, encryption: Option<&Encryption>) -> Self {
         let key_readable = record.current.as_ref().is_none_or(|current| {
             encryption.is_none_or(|encryption| {
                 current.key.recipients.iter().any(|recipient| encryption.recipients.contains(recipient))

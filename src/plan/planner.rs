@@ -71,7 +71,10 @@ impl<'a> Subject<'a> {
     /// What state remembers of the certificate. What is archived is history: wanted again, it is new.
     pub(super) fn record(&self) -> &'a CertificateRecord {
         static NOTHING: LazyLock<CertificateRecord> = LazyLock::new(CertificateRecord::default);
-        self.prior.map(|prior| &prior.record).filter(|record| record.archived.is_none()).unwrap_or(&NOTHING)
+        self.prior
+            .map(|prior| prior.record.as_ref())
+            .filter(|record| record.archived.is_none())
+            .unwrap_or(&NOTHING)
     }
 
     /// The name in state, under which the certificate was looked at.

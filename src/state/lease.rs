@@ -110,14 +110,14 @@ impl Leases {
     /// Who holds a lease now; `None` when nobody does.
     pub async fn holder_of(&self, key: &LeaseKey) -> Result<Option<HeldLease>, LeaseError> {
         let found = self.store.get(key.object()).await?;
-        Ok(found.and_then(|found| self.describe(key.object(), &found)))
+        Ok(found.and_then(|found| self.describe(key.object(), &found.bytes)))
     }
 
     /// Every lease that somebody holds, in the order of the keys.
     pub async fn list(&self) -> Result<Vec<HeldLease>, LeaseError> {
         let keys = self.store.list("leases/").await?;
         let found = self.store.get_many(&keys).await?;
-        let held = |(key, found): (&ObjectKey, Option<Versioned>)| self.describe(key, &found?);
+        let held = |(key, found): (&ObjectKey, Option<Vec<u8>>)| self.describe(key, &found?);
         Ok(keys.iter().zip(found).filter_map(held).collect())
     }
 
@@ -127,7 +127,7 @@ impl Leases {
     /// [`LeaseError::Store`] with [`StoreError::Conflict`] when its holder moved in this moment: it is alive.
     pub async fn break_lease(&self, object: &ObjectKey) -> Result<Option<HeldLease>, LeaseError> {
         let Some(found) = self.store.get(object).await? else { return Ok(None) };
-        let Some(held) = self.describe(object, &found) else { return Ok(None) };
+        let Some(held) = self.describe(object, &found.bytes) else { return Ok(None) };
         let free = match LeaseObject::decode(&found.bytes) {
             Some(lease) => LeaseObject { released: true, ..lease },
             None => LeaseObject::unreadable(&self.holder),
@@ -196,9 +196,9 @@ impl Leases {
         })
     }
 
-    fn describe(&self, object: &ObjectKey, found: &Versioned) -> Option<HeldLease> {
+    fn describe(&self, object: &ObjectKey, found: &[u8]) -> Option<HeldLease> {
         let object = object.clone();
-        let Some(lease) = LeaseObject::decode(&found.bytes) else {
+        let Some(lease) = LeaseObject::decode(found) else {
             return Some(HeldLease { object, subject: String::new(), holder: None, fence: 0, dead: false });
         };
         let dead = lease.holder.is_dead(&self.holder);

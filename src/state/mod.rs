@@ -35,5 +35,5 @@ pub use local::{LocalStore, Warning};
 pub use object::{Stored, Writer};
 pub use records::{ProviderMemory, Revise, State};
 pub use seal::{Place, SealError, Sealer};
-pub use snapshot::{Snapshot, Usage};
+pub use snapshot::{Reading, Snapshot, Usage};
 pub use store::{Expected, MAX_OBJECT, Store, StoreError, Version, Versioned};

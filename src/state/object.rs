@@ -77,6 +77,12 @@ impl<T> Stored<T> {
         self.writer.as_ref()
     }
 
+    /// The same with a content that is moved at no cost, as those of a large fleet are several times.
+    pub(super) fn boxed(self) -> Stored<Box<T>> {
+        let Self { content, serial, revision, version, writer, moved_from } = self;
+        Stored { content: Box::new(content), serial, revision, version, writer, moved_from }
+    }
+
     pub(super) const fn version(&self) -> Option<&Version> {
         self.version.as_ref()
     }
@@ -223,14 +229,14 @@ impl<T: Content> Envelope<T> {
         Ok(object)
     }
 
-    /// The content with its version, or what remains of it.
-    pub(super) fn into_stored(self, version: Version) -> Result<Stored<T>, Box<Gone>> {
+    /// The content with its version, or what remains of it. Without a version it cannot be written again.
+    pub(super) fn into_stored(self, version: Option<Version>) -> Result<Stored<T>, Box<Gone>> {
         match self.content {
             Some(content) => Ok(Stored {
                 content,
                 serial: self.serial,
                 revision: self.revision,
-                version: Some(version),
+                version,
                 writer: Some(self.writer),
                 moved_from: self.moved_from,
             }),
@@ -249,7 +255,7 @@ impl<T: Content> Envelope<T> {
 pub(super) struct Gone {
     pub(super) serial: u64,
     pub(super) revision: u64,
-    pub(super) version: Version,
+    pub(super) version: Option<Version>,
     pub(super) remains: Remains,
 }
 
@@ -258,7 +264,7 @@ impl Gone {
     pub(super) fn revive<T>(self, stored: &mut Stored<T>) {
         stored.serial = self.serial;
         stored.revision = self.revision;
-        stored.version = Some(self.version);
+        stored.version = self.version;
     }
 }
 

@@ -66,6 +66,26 @@ pub struct State {
     lineage: OnceLock<String>,
 }
 
+/// The lineage of what is on a store.
+pub(super) async fn lineage_of(store: &dyn Store) -> Result<Option<String>, StateError> {
+    let key = ObjectKey::state();
+    let Some(found) = store.get(&key).await? else {
+        for prefix in ["projects/", "accounts/", "archive/", "handoff/", "providers/"] {
+            if let Some(other) = store.list(prefix).await?.first() {
+                let (location, other) = (store.locate(&key), store.locate(other));
+                return Err(StateError::NoLineage { location, other });
+            }
+        }
+        return Ok(None);
+    };
+    let location = store.locate(&key);
+    let object = Envelope::<Root>::decode(&found.bytes, &key, &location, None)?;
+    if object.content.is_none() {
+        return Err(StateError::Damaged { location, reason: "it has no content".to_owned() });
+    }
+    Ok(Some(object.lineage))
+}
+
 impl State {
     /// The state of a project; `run` identifies this process's run in everything that it writes.
     pub fn new(store: Arc<dyn Store>, project: Name, run: String) -> Self {
@@ -85,22 +105,8 @@ impl State {
         if let Some(lineage) = self.lineage.get() {
             return Ok(Some(lineage.clone()));
         }
-        let key = ObjectKey::state();
-        let Some(found) = self.store.get(&key).await? else {
-            for prefix in ["projects/", "accounts/", "archive/", "handoff/", "providers/"] {
-                if let Some(other) = self.store.list(prefix).await?.first() {
-                    let (location, other) = (self.store.locate(&key), self.store.locate(other));
-                    return Err(StateError::NoLineage { location, other });
-                }
-            }
-            return Ok(None);
-        };
-        let location = self.store.locate(&key);
-        let object = Envelope::<Root>::decode(&found.bytes, &key, &location, None)?;
-        if object.content.is_none() {
-            return Err(StateError::Damaged { location, reason: "it has no content".to_owned() });
-        }
-        Ok(Some(self.lineage.get_or_init(|| object.lineage).clone()))
+        let found = lineage_of(self.store.as_ref()).await?;
+        Ok(found.map(|lineage| self.lineage.get_or_init(|| lineage).clone()))
     }
 
     /// Begins a new state, or joins the one that is there, and returns its lineage.
@@ -301,7 +307,7 @@ impl State {
         lineage: Option<&str>,
     ) -> Result<Result<Stored<T>, Box<Gone>>, StateError> {
         let object = Envelope::<T>::decode(&found.bytes, key, &self.store.locate(key), lineage)?;
-        Ok(object.into_stored(found.version))
+        Ok(object.into_stored(Some(found.version)))
     }
 
     async fn save<T: Content + Clone>(

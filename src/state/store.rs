@@ -46,10 +46,11 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Returns the keys that start with `prefix`, sorted; `prefix` is text and need not end at a segment.
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectKey>, StoreError>;
 
-    /// Returns many objects in the order of their keys: as many calls of [`get`](Self::get), for stores that can do it faster.
-    async fn get_many(&self, keys: &[ObjectKey]) -> Result<Vec<Option<Versioned>>, StoreError> {
+    /// Returns the octets of many objects in the order of their keys, without versions: to look at and not to write.
+    async fn get_many(&self, keys: &[ObjectKey]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
         let gets: Vec<_> = keys.iter().map(|key| self.get(key)).collect();
-        stream::iter(gets).buffered(GETS_AT_ONCE).try_collect().await
+        let octets = |found: Option<Versioned>| found.map(|found| found.bytes);
+        stream::iter(gets).buffered(GETS_AT_ONCE).map_ok(octets).try_collect().await
     }
 
     /// Gives back what the store keeps to be quicker; it can be used on.

@@ -43,7 +43,7 @@ impl Content for CertificateRecord {
     const KIND: &'static str = "certificate";
 
     fn check(&self) -> Result<(), String> {
-        for (place, issued) in [("current", &self.current), ("previous", &self.previous)] {
+        for (place, issued) in [("current", self.current.as_ref()), ("previous", self.previous.as_deref())] {
             if let Some(issued) = issued {
                 check_issued(issued).map_err(|reason| format!("`{place}`: {reason}"))?;
             }

@@ -46,7 +46,7 @@ fn forge_for(world: &World, certificate: &str, change: impl FnOnce(&mut Certific
         operation.stage = Stage::Validating;
         operation.key = Some(OperationKey::Sealed(current.key));
         change(&mut stored.content, &mut operation);
-        stored.content.operation = Some(operation);
+        stored.content.operation = Some(Box::new(operation));
         state.save_certificate(&name(certificate), &mut stored, Revise::Bump).await.expect("it is written");
     });
 }

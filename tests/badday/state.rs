@@ -102,6 +102,26 @@ fn a_certificates_object_that_is_damaged_halts_with_its_name() {
     let _ = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
 }
 
+/// The default folder is read before the configuration has said that it is another.
+#[test]
+fn the_default_folder_is_nothing_when_the_configuration_names_another() {
+    let world = World::with_shop();
+    let kept = world.project.path().join("kept");
+    fs::rename(world.state_folder(), &kept).expect("own folder");
+    let text = world.project.read("certplan.yaml");
+    world.project.write("certplan.yaml", &format!("state: {{ local: {{ path: kept }} }}\n{text}"));
+    let _ = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
+    for (what, object) in [("damaged", "state.json"), ("without its lineage", "accounts/ca.json")] {
+        let path = world.state_folder().join(object);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("own folder");
+        fs::write(&path, "damaged").expect("own file");
+        let run = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
+        assert!(run.stdout.contains("No changes") && !run.stderr.contains("state"), "{what}: {run}");
+        let _ = world.project.certplan(&["apply", "--auto-approve"]).expect(0);
+        fs::remove_dir_all(world.state_folder()).expect("own folder");
+    }
+}
+
 #[test]
 fn the_objects_of_the_state_and_the_account_halt_likewise() {
     let world = World::with_shop();

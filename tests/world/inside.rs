@@ -236,12 +236,16 @@ impl Inside {
         }
         for (name, stored) in snapshot.accounts {
             let revision = stored.revision();
-            prior.accounts.insert(name, PriorAccount { record: stored.content, revision });
+            prior.accounts.insert(name, PriorAccount { record: *stored.content, revision });
         }
         let plan = {
             let refresh = Refresh {
                 desired: &desired,
-                records: prior.certificates.iter().map(|(name, known)| (name, &known.record)).collect(),
+                records: prior
+                    .certificates
+                    .iter()
+                    .map(|(name, known)| (name, known.record.as_ref()))
+                    .collect(),
                 issuers: &issuers,
                 providers: &providers,
                 lookup: lookup.as_ref(),

@@ -38,7 +38,7 @@ impl<'a> Converter<'a> {
     pub(super) fn state(&mut self) -> StateBackend {
         let path = self.root.get("state").and_then(|state| state.get("local")?.text_of("path"));
         let path = path.and_then(|(text, span)| self.path(text, span));
-        StateBackend::Local { path: path.unwrap_or_else(|| PathBuf::from(".certplan/state")) }
+        StateBackend::Local { path: path.unwrap_or_else(|| PathBuf::from(StateBackend::FOLDER)) }
     }
 
     pub(super) fn encryption(&mut self) -> Option<Encryption> {

@@ -212,7 +212,7 @@ fn custody_is_read_from_the_configuration() {
     let readable = |recipients: &[&str], keys: &[&str]| {
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         let encryption = Encryption { recipients: texts(recipients), keys: texts(keys) };
-        PriorCertificate::new(record.clone(), 1, Some(&encryption)).key_readable
+        PriorCertificate::new(Box::new(record.clone()), 1, Some(&encryption)).key_readable
     };
     assert!(readable(&["age1ci", "age1me"], &[]));
     assert!(!readable(&["age1other"], &["age1ci"]), "only the holders of `keys:`");

@@ -175,7 +175,7 @@ fn what_failed_waits_until_it_may_be_tried_again() {
     world
         .prior
         .certificates
-        .insert(name("shop"), PriorCertificate { record, revision: 1, key_readable: true });
+        .insert(name("shop"), PriorCertificate { record: Box::new(record), revision: 1, key_readable: true });
     let plan = world.plan();
     assert_eq!(lines(&plan), [""; 0]);
     assert_eq!(plan.next_renewal, None);

@@ -238,7 +238,7 @@ impl World {
             let slot = slot(certificate, entry.target.as_str());
             record.deployments.insert(
                 entry.target.clone(),
-                DeploymentRecord {
+                Box::new(DeploymentRecord {
                     kind,
                     slot,
                     fingerprint: current.facts.fingerprint,
@@ -246,7 +246,7 @@ impl World {
                     receipt: None,
                     on_remove: entry.on_remove,
                     verify: entry.verify.clone(),
-                },
+                }),
             );
             self.observed.deployments.insert(
                 (name(certificate), entry.target.clone()),
@@ -263,9 +263,10 @@ impl World {
             .collect();
         self.observed.served.insert(name(certificate), served);
         record.current = Some(current);
-        self.prior
-            .certificates
-            .insert(name(certificate), PriorCertificate { record, revision: 7, key_readable: true });
+        self.prior.certificates.insert(
+            name(certificate),
+            PriorCertificate { record: Box::new(record), revision: 7, key_readable: true },
+        );
     }
 
     pub(crate) fn wanted(&mut self, certificate: &str) -> &mut DesiredCertificate {
@@ -351,7 +352,7 @@ impl World {
         }))
         .unwrap();
         let entry = self.prior.certificates.entry(name(certificate)).or_insert_with(|| PriorCertificate {
-            record: CertificateRecord::default(),
+            record: Box::default(),
             revision: 7,
             key_readable: true,
         });

@@ -124,7 +124,7 @@ impl Store for LocalStore {
         self.run(move |tree| tree.list(&prefix)).await
     }
 
-    async fn get_many(&self, keys: &[ObjectKey]) -> Result<Vec<Option<Versioned>>, StoreError> {
+    async fn get_many(&self, keys: &[ObjectKey]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
         let keys = keys.to_vec();
         self.run(move |tree| tree.get_many(&keys)).await
     }

@@ -62,7 +62,7 @@ impl Tree {
         Ok(folder.read(name)?.map(versioned))
     }
 
-    pub(super) fn get_many(&self, keys: &[ObjectKey]) -> Result<Vec<Option<Versioned>>, StoreError> {
+    pub(super) fn get_many(&self, keys: &[ObjectKey]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
         let mut objects = Vec::with_capacity(keys.len());
         let mut last: Option<(&str, Option<Folder>)> = None;
         for key in keys {
@@ -72,7 +72,7 @@ impl Tree {
             }
             let folder = last.as_ref().and_then(|(_, folder)| folder.as_ref());
             objects.push(match folder {
-                Some(folder) => folder.read(name)?.map(versioned),
+                Some(folder) => folder.read(name)?.map(|content| content.bytes),
                 None => None,
             });
         }
