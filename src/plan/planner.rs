@@ -253,6 +253,13 @@ impl<'a> Planner<'a> {
             let message = format!("`--exclude {glob}` matches nothing");
             self.fail(None, message, SELECTION_HELP.to_owned());
         }
+        // No error: a pipeline may name what it allowed to remove when it is gone.
+        for address in &options.allow_remove {
+            if self.known_addresses().all(|known| known != *address) {
+                let message = "`--allow-remove` names what is neither configured nor in state";
+                self.warn(address.clone(), message, Some("`certplan state list` shows what is in state"));
+            }
+        }
         for address in &options.replace {
             let certificate = address.certificate().and_then(|name| self.desired.certificates.get(name));
             let known = match address {

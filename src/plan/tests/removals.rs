@@ -60,10 +60,15 @@ fn is_refused(mut world: World, removed: &str, allow: &str) {
         plan.errors
     );
     world.options.allow_remove = vec![address("certificate/other")];
-    assert_eq!(world.plan().exit_class(), ExitClass::Refused);
+    let plan = world.plan();
+    assert_eq!(plan.exit_class(), ExitClass::Refused);
+    // Most likely a slip of the hand, or what was removed long ago.
+    let warned: Vec<&Option<Address>> = plan.warnings.iter().map(|warning| &warning.address).collect();
+    assert_eq!(warned, [&Some(address("certificate/other"))]);
     world.options.allow_remove = vec![address(allow)];
     let plan = world.plan();
     assert_eq!(plan.exit_class(), ExitClass::Changes);
+    assert!(!plan.warnings.iter().any(|warning| warning.message.contains("--allow-remove")));
     assert!(find(&plan, removed).risks.contains(&Risk::RemovesServing));
 }
 
