@@ -96,10 +96,6 @@ enum Command {
     Validate(validate::Args),
 }
 
-/// How many threads wait for files and for the system's resolver. Each has memory of its own to be cleared, which a hundred
-/// of them make a large part of an apply; so few are still enough that some that hang hold up nobody.
-const BLOCKING_THREADS: usize = 32;
-
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -113,11 +109,7 @@ pub fn main() -> ExitCode {
     };
     let ui = Ui::new(color, cli.global.quiet);
     log();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .max_blocking_threads(BLOCKING_THREADS)
-        .build();
-    let runtime = match runtime {
+    let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
             ui.error(&CliError::new(format!("cannot start: {error}")));

@@ -24,6 +24,8 @@ use rustix::fs::Timespec;
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::sync::Mutex;
+use tokio::sync::MutexGuard;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
@@ -57,6 +59,9 @@ pub(crate) struct FilesTarget {
     block: FilesBlock,
     directory: PathBuf,
     commands: Commands,
+    /// One at a time where a server is told. The lock of the folder is for other processes: waiting for it takes a thread,
+    /// and its holder needs one to end.
+    turn: Mutex<()>,
 }
 
 /// What makes a server take the files.
@@ -121,7 +126,7 @@ pub(crate) fn build(block: &Value, context: &BuildContext) -> Result<Arc<dyn Dep
         reload: command(&block.reload),
         timeout: block.timeout().map_err(|complaint| vec![complaint])?,
     };
-    Ok(Arc::new(FilesTarget { block, directory, commands }))
+    Ok(Arc::new(FilesTarget { block, directory, commands, turn: Mutex::const_new(()) }))
 }
 
 #[async_trait]
@@ -191,8 +196,8 @@ impl DeployTarget for FilesTarget {
             )));
         }
         context.check()?;
-        let wait = patience(context);
-        let quiet = !self.commands.is_empty();
+        let turn = self.turn(context).await?;
+        let (wait, quiet) = (patience(context), turn.is_some());
         let contents = Contents::new(bundle)?;
         if bundle.chain.first().map(|leaf| fingerprint(leaf)) != Some(bundle.fingerprint) {
             return Err(ProviderError::invalid("the bundle's fingerprint is not that of its leaf"));
@@ -246,8 +251,8 @@ impl DeployTarget for FilesTarget {
             Replaced::Nothing => None,
             Replaced::Version(version) => Some(version.clone()),
         };
-        context.check()?;
-        let (wait, quiet) = (patience(context), !self.commands.is_empty());
+        let turn = self.turn(context).await?;
+        let (wait, quiet) = (patience(context), turn.is_some());
         let version = record.version.clone();
         let back = previous.clone();
         let opened = blocking(move || {
@@ -282,8 +287,8 @@ impl DeployTarget for FilesTarget {
 
     async fn remove(&self, context: &Context, slot: &Slot, _: Option<&Receipt>) -> Result<(), ProviderError> {
         let place = Place::from_slot(slot)?;
-        context.check()?;
-        let (wait, quiet) = (patience(context), !self.commands.is_empty());
+        let turn = self.turn(context).await?;
+        let (wait, quiet) = (patience(context), turn.is_some());
         let taken = blocking(move || {
             let Some(store) = Store::open(place, wait)? else { return Ok(None) };
             let quiet = if quiet { Some(store.lock_directory(wait)?) } else { None };
@@ -326,6 +331,24 @@ impl DeployTarget for FilesTarget {
 }
 
 impl FilesTarget {
+    /// Waits until no other certificate is at the server; `None` where no server is told.
+    async fn turn(&self, context: &Context) -> Result<Option<MutexGuard<'_, ()>>, ProviderError> {
+        context.check()?;
+        if self.commands.is_empty() {
+            return Ok(None);
+        }
+        tokio::select! {
+            turn = self.turn.lock() => {
+                context.check()?;
+                Ok(Some(turn))
+            }
+            () = context.cancel.cancelled() => {
+                context.check()?;
+                Ok(None)
+            }
+        }
+    }
+
     /// Makes what served before serve again, and tells why.
     async fn put_back(&self, context: &Context, placed: Placed, refused: Refused) -> ProviderError {
         let Placed { store, _quiet, replaced, .. } = placed;

@@ -34,6 +34,7 @@ use rustix::fs::Timespec;
 use serde_json::Value;
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
@@ -730,4 +731,28 @@ async fn commit_rollback_and_remove_killed_at_any_step_are_finished_by_the_same_
         }
         assert!(steps > 4, "{what} has {steps} steps");
     }
+}
+
+/// Those who wait for a server take no thread from the one who is at it.
+#[test]
+fn one_reload_that_fails_holds_up_no_other_certificate() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().max_blocking_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let bench = Bench::new(json!({
+            "directory": "tls",
+            "reload": ["/bin/sh", "-c", "test -e once || { touch once; sleep 1; false; }"],
+        }));
+        let mut deployments = JoinSet::new();
+        for number in 0..12 {
+            let target = Arc::clone(&bench.target);
+            deployments.spawn(async move {
+                let slot = target.slot(&format!("c{number}"), &json!({})).unwrap();
+                target.deploy(&context(), &slot, &bundle(0), None).await.is_err()
+            });
+        }
+        let all = tokio::time::timeout(Duration::from_secs(60), deployments.join_all());
+        let failed = all.await.expect("nobody waits for a thread");
+        assert_eq!(failed.into_iter().filter(|failed| *failed).count(), 1);
+    });
 }
