@@ -71,15 +71,16 @@ impl ConfiguredDns {
     ///
     /// Without a restriction it is one question per name, which a provider that can list its zones answers from its
     /// own list. A failure is believed for some seconds, by all who ask meanwhile, and where it says that the provider
-    /// is down or refuses the credential, about all names of the domain (`example.com` of
+    /// is down or refuses the credential, about all names of the registered domain (`example.com` of
     /// `_acme-challenge.www.example.com`): ten thousand names do not wait for it one after the other.
     pub async fn zones_for(&self, context: &Context, name: &Fqdn) -> Result<Vec<Zone>, ProviderError> {
         let mut found = if self.zones.is_empty() {
-            self.ask(context, name).await?
+            self.ask(context, name, domain_of(name)).await?
         } else {
             let mut found = Vec::new();
             for apex in self.zones.iter().filter(|apex| name.is_within(apex)) {
-                found.extend(self.ask(context, apex).await?.into_iter().filter(|zone| zone.name == *apex));
+                let zones = self.ask(context, apex, Some(apex.clone())).await?;
+                found.extend(zones.into_iter().filter(|zone| zone.name == *apex));
             }
             found
         };
@@ -97,13 +98,18 @@ impl ConfiguredDns {
         }
     }
 
-    async fn ask(&self, context: &Context, name: &Fqdn) -> Result<Vec<Zone>, ProviderError> {
+    /// Asks about a name. What is wrong with one name of `domain` is believed of the others.
+    async fn ask(
+        &self,
+        context: &Context,
+        name: &Fqdn,
+        domain: Option<Fqdn>,
+    ) -> Result<Vec<Zone>, ProviderError> {
         let asked = {
             let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(memory.entry(name.clone()).or_default())
         };
         let patience = {
-            let domain = name.parent().and_then(|host| host.parent());
             let mut patience = self.patience.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(patience.entry(domain).or_default())
         };
@@ -120,6 +126,11 @@ const fn is_general(error: &ProviderError) -> bool {
         error.kind(),
         ProviderErrorKind::Auth | ProviderErrorKind::RateLimited | ProviderErrorKind::Transient
     )
+}
+
+/// The domain that somebody registered, which a name is in: names of one are likely to share what is wrong with it.
+pub(super) fn domain_of(name: &Fqdn) -> Option<Fqdn> {
+    psl::domain_str(name.as_str()).and_then(|domain| Fqdn::new(domain).ok())
 }
 
 /// The number of labels.

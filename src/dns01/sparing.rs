@@ -11,14 +11,21 @@ use super::client::Answer;
 use super::client::Exchange;
 use super::client::Query;
 use super::client::QueryError;
+use super::providers::domain_of;
+use crate::model::Fqdn;
 
 /// Spares servers that do not answer: who was silent many times in a row is not asked for ten seconds, so that ten
 /// thousand names in the zone of such a server do not wait for it one after the other.
+///
+/// A server that asks others is silent about a domain whose own servers are: that says nothing about other domains.
 #[derive(Debug)]
 pub struct Sparing<E> {
     exchange: E,
-    patience: Mutex<BTreeMap<SocketAddr, Arc<Patience<QueryError>>>>,
+    patience: Mutex<BTreeMap<Subject, Arc<Patience<QueryError>>>>,
 }
+
+/// A server, and the domain that it is asked about when it has to ask others.
+type Subject = (SocketAddr, Option<Fqdn>);
 
 impl<E: Exchange> Sparing<E> {
     /// Asks through `exchange`.
@@ -30,9 +37,10 @@ impl<E: Exchange> Sparing<E> {
 #[async_trait]
 impl<E: Exchange> Exchange for Sparing<E> {
     async fn ask(&self, server: SocketAddr, query: &Query) -> Result<Answer, QueryError> {
+        let domain = if query.recursion_desired { domain_of(&query.name) } else { None };
         let patience = {
             let mut patience = self.patience.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(patience.entry(server).or_default())
+            Arc::clone(patience.entry((server, domain)).or_default())
         };
         let is_silence = |error: &QueryError| matches!(error, QueryError::Silent { .. });
         patience.ask(is_silence, self.exchange.ask(server, query)).await
@@ -79,6 +87,34 @@ mod tests {
         assert!(ask(SERVER).await.is_err(), "it is believed to be silent for a while");
         time::advance(Duration::from_secs(10)).await;
         assert!(ask(SERVER).await.is_ok());
+    }
+
+    /// A resolver that waits for the servers of one domain in vain.
+    #[derive(Debug)]
+    struct DeadDomain(FakeNet);
+
+    #[async_trait]
+    impl Exchange for DeadDomain {
+        async fn ask(&self, server: SocketAddr, query: &Query) -> Result<Answer, QueryError> {
+            if query.name.is_within(&name("dead.test")) {
+                return Err(QueryError::Silent { server, waited: Duration::from_secs(6) });
+            }
+            self.0.ask(server, query).await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_resolver_that_is_silent_about_one_domain_is_asked_about_another() {
+        let mut net = FakeNet::default();
+        net.server(RESOLVER);
+        let sparing = Sparing::new(DeadDomain(net));
+        let resolver = RESOLVER.parse().unwrap();
+        let ask =
+            async |text: &str| sparing.ask(resolver, &Query::recursive(&name(text), RecordType::CNAME)).await;
+        for number in 0..100 {
+            assert!(ask(&format!("_acme-challenge.h{number}.dead.test")).await.is_err());
+        }
+        assert!(ask("_acme-challenge.www.example.test").await.is_ok());
     }
 
     /// A plan of ten thousand names with DNS down ends within minutes, not days.

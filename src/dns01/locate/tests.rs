@@ -325,15 +325,21 @@ async fn a_target_that_is_no_name_is_an_error_that_prints_it_safely() {
 #[tokio::test]
 async fn a_provider_that_fails_for_one_zone_is_asked_for_another() {
     let provider = MemoryDns::new(&["good.test"]);
-    let providers = one_provider(&provider, vec![]);
-    provider.memory().zone_failure = Some("the zone is not loaded".to_owned());
-    for number in 0..100 {
-        let bad = name(&format!("_acme-challenge.h{number}.bad.test"));
-        assert!(providers["dns"].zones_for(&context(), &bad).await.is_err());
+    let bad_zones: Vec<Fqdn> = (0..100).map(|number| name(&format!("bad{number}.test"))).collect();
+    let restricted = bad_zones.iter().cloned().chain([name("good.test")]).collect();
+    let of_one: Vec<Fqdn> =
+        (0..100).map(|number| name(&format!("_acme-challenge.h{number}.bad.test"))).collect();
+    let apexes: Vec<Fqdn> = bad_zones.iter().map(|zone| name(&format!("_acme-challenge.{zone}"))).collect();
+    for (zones, bad) in [(vec![], of_one), (vec![], apexes.clone()), (restricted, apexes)] {
+        let providers = one_provider(&provider, zones);
+        provider.memory().zone_failure = Some("the zone is not loaded".to_owned());
+        for bad in bad {
+            assert!(providers["dns"].zones_for(&context(), &bad).await.is_err());
+        }
+        provider.memory().zone_failure = None;
+        let good = name("_acme-challenge.good.test");
+        assert_eq!(providers["dns"].zones_for(&context(), &good).await.unwrap(), [provider.zone(0)]);
     }
-    provider.memory().zone_failure = None;
-    let good = name("_acme-challenge.www.good.test");
-    assert_eq!(providers["dns"].zones_for(&context(), &good).await.unwrap(), [provider.zone(0)]);
 }
 
 /// A plan of ten thousand names with the provider down ends within minutes, not days.
