@@ -224,11 +224,11 @@ async fn read_all<T: Content>(
     let mut reads = stream::iter(chunks)
         .map(|keys| {
             let (store, lineage, turns) = (Arc::clone(store), Arc::clone(lineage), Arc::clone(turns));
-            tokio::spawn(async move {
+            AbortOnDropHandle::new(tokio::spawn(async move {
                 // Never closed, so that there is always a permit to come.
                 let _turn = turns.acquire().await.ok();
                 read_chunk::<T>(store, keys, lineage, trim).await
-            })
+            }))
         })
         .buffered(CHUNKS_AT_ONCE);
     let mut parsed = Vec::with_capacity(keys.len());
