@@ -8,6 +8,7 @@ use crate::model::Name;
 use crate::state::Lease;
 use crate::state::LeaseKey;
 use crate::state::State;
+use crate::state::StateError;
 use crate::state::Stored;
 
 use super::args::Global;
@@ -147,8 +148,13 @@ async fn rename(global: &Global, from: &Address, to: &Address, ui: Ui) -> Result
             .with_help("`certplan apply` finishes or abandons it"));
     }
     stored.content.formerly.push(from.clone());
-    state.rename_certificate(from, to, stored).await?;
+    let renamed = state.rename_certificate(from, to, stored).await;
     lease.release().await?;
+    if matches!(renamed, Err(StateError::Conflict { .. })) && state.certificate(to).await?.is_some() {
+        return Err(CliError::new(format!("`certificate/{to}` is in state already"))
+            .with_help("choose another name, or forget that one: `certplan state rm`"));
+    }
+    renamed?;
     ui.say(&format!("Renamed: certificate/{from} is certificate/{to} now"));
     Ok(Exit::Success)
 }

@@ -102,6 +102,18 @@ fn a_certificates_object_that_is_damaged_halts_with_its_name() {
     let _ = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
 }
 
+#[test]
+fn a_certificate_is_not_renamed_onto_another() {
+    let world = World::new();
+    world.configure(&[("shop", "names: [shop.example.test]"), ("blog", "names: [blog.example.test]")]);
+    let _ = world.project.certplan(&["apply", "--auto-approve"]).expect(0);
+    let run = world.project.certplan(&["state", "mv", "certificate/shop", "certificate/blog"]).expect(1);
+    assert!(run.stderr.contains("`certificate/blog` is in state already"), "{run}");
+    let _ = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
+    // Nor is its lease kept.
+    let _ = world.project.certplan(&["state", "mv", "certificate/shop", "certificate/store"]).expect(0);
+}
+
 /// The default folder is read before the configuration has said that it is another.
 #[test]
 fn the_default_folder_is_nothing_when_the_configuration_names_another() {

@@ -456,7 +456,7 @@ fn nothing_waits_for_the_other_end_of_a_pipe() {
 }
 
 #[test]
-fn a_plan_is_saved_for_its_owner_only_and_never_over_a_folder() {
+fn a_plan_is_not_saved_over_a_folder_or_into_one_that_is_not_there() {
     let world = World::new();
     world.configure(&[("shop", "names: [shop.example.test]")]);
     fs::create_dir(world.project.path().join("taken")).expect("the folder is writable");
