@@ -36,6 +36,10 @@ const CHUNKS_AT_ONCE: usize = 4;
 /// The turns of those who read chunks.
 type Turns = Arc<Semaphore>;
 
+fn turns(at_once: usize) -> Turns {
+    Arc::new(Semaphore::new(at_once))
+}
+
 /// The state, read at one time: to look at. What is to be written is read again.
 #[derive(Debug, Default)]
 pub struct Snapshot {
@@ -75,7 +79,7 @@ impl State {
         let Some(lineage) = self.lineage().await? else { return Ok(BTreeSet::new()) };
         let keys = self.store.list("projects/").await?;
         let mut open = BTreeSet::new();
-        let turns = Turns::new(Semaphore::new(CHUNKS_AT_ONCE));
+        let turns = turns(CHUNKS_AT_ONCE);
         for (_, parsed) in
             read_all::<CertificateRecord>(&self.store, &keys, &lineage.into(), |_| {}, &turns).await?
         {
@@ -104,7 +108,7 @@ impl State {
     }
 
     async fn read(&self, trim: fn(&mut CertificateRecord)) -> Result<Snapshot, StateError> {
-        let turns = Turns::new(Semaphore::new(CHUNKS_AT_ONCE));
+        let turns = turns(CHUNKS_AT_ONCE);
         gather(&self.store, trim, &turns)
             .await?
             .map_or_else(|| Ok(Snapshot::default()), |all| all.of(&self.project))
@@ -127,7 +131,7 @@ impl Reading {
     pub fn begin(store: Arc<dyn Store>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let at_once = cores.saturating_sub(1).clamp(1, CHUNKS_AT_ONCE);
-        let turns = Turns::new(Semaphore::new(at_once));
+        let turns = turns(at_once);
         let held_back = CHUNKS_AT_ONCE - at_once;
         let gathering = {
             let turns = Arc::clone(&turns);

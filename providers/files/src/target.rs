@@ -195,7 +195,6 @@ impl DeployTarget for FilesTarget {
                 shown(&self.directory)
             )));
         }
-        context.check()?;
         let turn = self.turn(context).await?;
         let (wait, quiet) = (patience(context), turn.is_some());
         let contents = Contents::new(bundle)?;
@@ -337,16 +336,12 @@ impl FilesTarget {
         if self.commands.is_empty() {
             return Ok(None);
         }
-        tokio::select! {
-            turn = self.turn.lock() => {
-                context.check()?;
-                Ok(Some(turn))
-            }
-            () = context.cancel.cancelled() => {
-                context.check()?;
-                Ok(None)
-            }
-        }
+        let turn = tokio::select! {
+            turn = self.turn.lock() => Some(turn),
+            () = context.cancel.cancelled() => None,
+        };
+        context.check()?;
+        Ok(turn)
     }
 
     /// Makes what served before serve again, and tells why.
