@@ -4,6 +4,7 @@
 mod accounts;
 mod kill;
 mod lost;
+mod restored;
 mod resumed;
 mod shared;
 mod signals;

@@ -91,7 +91,7 @@ pub struct Slot {
 }
 
 /// What a slot holds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Deployed {
     /// SHA-256 of the leaf; `None` when what is there is no certificate, or the target tells only a version.
     pub fingerprint: Option<Fingerprint>,
@@ -101,6 +101,12 @@ pub struct Deployed {
     /// The end of the leaf's validity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<Timestamp>,
+    /// The leaf's DNS names; empty where the target does not tell them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+    /// Whether the leaf names itself as its issuer, as placeholders do that no CA signed.
+    #[serde(default)]
+    pub self_signed: bool,
     /// The target's own version of what is there, for compare-and-swap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,

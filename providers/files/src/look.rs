@@ -22,7 +22,12 @@ use rustix::fs::statat;
 use rustix::io::Errno;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use x509_parser::extensions::GeneralName;
+use x509_parser::extensions::SubjectAlternativeName;
 use x509_parser::nom::Parser;
+use x509_parser::oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME;
+use x509_parser::prelude::FromDer;
+use x509_parser::prelude::X509Certificate;
 use x509_parser::prelude::X509CertificateParser;
 use zeroize::Zeroizing;
 
@@ -94,15 +99,9 @@ fn look_in(directory: &OwnedFd, place: &Place) -> Result<Option<Deployed>, Provi
 
 /// What was seen.
 struct Seen {
-    leaf: Option<Leaf>,
+    /// What is told of its certificate.
+    leaf: Option<Deployed>,
     deviations: Vec<String>,
-}
-
-/// What is told of a certificate.
-struct Leaf {
-    fingerprint: Fingerprint,
-    serial: String,
-    not_after: Option<Timestamp>,
 }
 
 /// The file that the others are compared with.
@@ -190,13 +189,7 @@ impl Seen {
 
     fn into_deployed(mut self, version: Option<String>) -> Deployed {
         self.deviations.dedup();
-        Deployed {
-            fingerprint: self.leaf.as_ref().map(|leaf| leaf.fingerprint),
-            not_after: self.leaf.as_ref().and_then(|leaf| leaf.not_after),
-            serial: self.leaf.map(|leaf| leaf.serial),
-            version,
-            deviations: self.deviations,
-        }
+        Deployed { version, deviations: self.deviations, ..self.leaf.unwrap_or_default() }
     }
 }
 
@@ -276,17 +269,36 @@ fn read(file: OwnedFd) -> Result<(Zeroizing<Vec<u8>>, Stat), Errno> {
     Ok((octets, metadata))
 }
 
-fn first_certificate(pem: &[u8]) -> Option<Leaf> {
-    let certificate = CertificateDer::from_pem_slice(pem).ok()?;
-    // Extensions say nothing of what is told here, and take the longest.
-    let (_, leaf) =
-        X509CertificateParser::new().with_deep_parse_extensions(false).parse(&certificate).ok()?;
+fn first_certificate(pem: &[u8]) -> Option<Deployed> {
+    let der = CertificateDer::from_pem_slice(pem).ok()?;
+    // All extensions but one say nothing of what is told here, and take the longest.
+    let (_, leaf) = X509CertificateParser::new().with_deep_parse_extensions(false).parse(&der).ok()?;
     let mut serial = String::with_capacity(40);
     for octet in leaf.raw_serial() {
         let _ = write!(serial, "{octet:02x}");
     }
-    let not_after = Timestamp::from_second(leaf.validity().not_after.timestamp()).ok();
-    Some(Leaf { fingerprint: fingerprint(&certificate), serial, not_after })
+    Some(Deployed {
+        fingerprint: Some(fingerprint(&der)),
+        serial: Some(serial),
+        not_after: Timestamp::from_second(leaf.validity().not_after.timestamp()).ok(),
+        names: names(&leaf),
+        self_signed: leaf.issuer().as_raw() == leaf.subject().as_raw(),
+        ..Deployed::default()
+    })
+}
+
+fn names(leaf: &X509Certificate<'_>) -> Vec<String> {
+    let extension = leaf.extensions().iter().find(|extension| extension.oid == OID_X509_EXT_SUBJECT_ALT_NAME);
+    let Some((_, alternative)) =
+        extension.and_then(|extension| SubjectAlternativeName::from_der(extension.value).ok())
+    else {
+        return Vec::new();
+    };
+    let dns = alternative.general_names.into_iter().filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
+    });
+    dns.collect()
 }
 
 /// Where the first block of a PEM text ends, its newline included.

@@ -5,13 +5,7 @@ use crate::plan::Step;
 #[test]
 fn reality_that_differs_is_drift_with_both_fingerprints() {
     let other = fingerprint("other");
-    let nothing = Deployed {
-        fingerprint: None,
-        serial: None,
-        not_after: None,
-        version: None,
-        deviations: vec!["key.pem is missing".to_owned()],
-    };
+    let nothing = Deployed { deviations: vec!["key.pem is missing".to_owned()], ..Deployed::default() };
     let mut off = held(fingerprint("shop"));
     off.deviations = vec!["mode is 0644, not 0640".to_owned()];
     for (fact, action, reason, found) in [
@@ -29,6 +23,71 @@ fn reality_that_differs_is_drift_with_both_fingerprints() {
         assert_eq!(plan.drift.len(), 1);
         assert_eq!(plan.drift[0].details, change.details);
     }
+}
+
+#[test]
+fn a_certificate_is_never_replaced_by_an_older_one_unless_that_is_asked_for() {
+    let newer = |change: fn(&mut Deployed)| {
+        let mut held = Deployed {
+            not_after: Some(time("2099-01-01T00:00:00Z")),
+            names: vec!["*.shop.example.com".to_owned(), "shop.example.com".to_owned()],
+            ..held(fingerprint("from elsewhere"))
+        };
+        change(&mut held);
+        Fact::Present(held)
+    };
+    let mut world = World::shop();
+    for held in [newer(|_| {}), newer(|held| held.names.clear()), newer(|held| held.fingerprint = None)] {
+        world.holds("shop", "edge", held.clone());
+        let plan = world.plan();
+        assert!(plan.changes.is_empty(), "{held:?}: {:?}", lines(&plan));
+        assert_eq!(plan.errors.len(), 1, "{held:?}");
+        let error = &plan.errors[0];
+        assert_eq!(error.address, Some(address("deployment/shop/edge")));
+        assert!(error.message.contains("until 2099-01-01 00:00 UTC"), "{error:?}");
+        assert!(error.help.as_ref().unwrap().contains("--replace deployment/shop/edge"), "{error:?}");
+    }
+    world.options.replace = vec![address("deployment/shop/edge")];
+    assert_eq!(world.lines(), ["~ deployment/shop/edge request redeploy_by_request"]);
+
+    let older = |held: &mut Deployed| held.not_after = Some(time(ISSUED));
+    for held in [
+        newer(older),
+        newer(|held| held.self_signed = true),
+        newer(|held| held.names = vec!["example.com".to_owned()]),
+        newer(|held| held.not_after = None),
+    ] {
+        let mut world = World::shop();
+        world.holds("shop", "edge", held.clone());
+        let plan = world.plan();
+        assert_eq!(
+            lines(&plan),
+            ["~ deployment/shop/edge drift redeploy_because_target_differs"],
+            "{held:?}"
+        );
+        assert!(plan.errors.is_empty(), "{held:?}");
+    }
+
+    // What was there before, of a longer lifetime, is nothing that state does not know.
+    let mut world = World::shop();
+    world.record("shop").deployments.get_mut(&name("edge")).unwrap().fingerprint =
+        fingerprint("from elsewhere");
+    world.holds("shop", "edge", newer(|_| {}));
+    assert_eq!(world.lines(), ["~ deployment/shop/edge time redeploy_because_outdated"]);
+
+    // What is not selected is no error.
+    let mut world = World::shop();
+    world.want("blog", &["blog.example.com"]);
+    world.holds("shop", "edge", newer(|_| {}));
+    world.options.selection.addresses = vec!["certificate/blog".to_owned()];
+    assert!(world.plan().errors.is_empty());
+
+    // A renewal is newer than anything.
+    let mut world = World::shop();
+    world.holds("shop", "edge", newer(|_| {}));
+    world.now = time(LATE);
+    let plan = world.plan();
+    assert!(plan.errors.is_empty() && plan.changes.len() == 2, "{:?} {:?}", lines(&plan), plan.errors);
 }
 
 #[test]

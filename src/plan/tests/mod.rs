@@ -410,13 +410,7 @@ pub(crate) fn slot(certificate: &str, target: &str) -> Slot {
 }
 
 pub(crate) fn held(fingerprint: Fingerprint) -> Deployed {
-    Deployed {
-        fingerprint: Some(fingerprint),
-        serial: None,
-        not_after: None,
-        version: None,
-        deviations: Vec::new(),
-    }
+    Deployed { fingerprint: Some(fingerprint), ..Deployed::default() }
 }
 
 pub(crate) fn account(directory: &str) -> PriorAccount {

@@ -223,10 +223,9 @@ impl MemoryTarget {
         let fingerprint = place.versions.get(&version).map(|bundle| bundle.fingerprint);
         Some(Deployed {
             fingerprint: fingerprint.filter(|_| self.capabilities.read_back == ReadBack::Certificate),
-            serial: None,
-            not_after: None,
             version: (self.capabilities.read_back != ReadBack::Nothing).then(|| version.to_string()),
             deviations: place.deviations.clone(),
+            ..Deployed::default()
         })
     }
 }
