@@ -6,6 +6,7 @@ use certplan_http::ProxySource;
 use certplan_http::Response;
 use certplan_http::RetryPolicy;
 use certplan_http::printable;
+use jiff::SignedDuration;
 use jiff::Timestamp;
 use serde_json::Value;
 use serde_json::json;
@@ -91,6 +92,12 @@ impl AcmeClient {
     /// What the CA offers. Fetched once.
     pub async fn directory(&self) -> Result<Directory, AcmeError> {
         Ok(self.transport.resources().await?.facts.clone())
+    }
+
+    /// How far this machine's clock is ahead of the CA's (behind, when negative), as far as the directory was asked for
+    /// and told that.
+    pub fn clock_ahead(&self) -> Option<SignedDuration> {
+        self.transport.resources.get()?.clock_ahead
     }
 
     /// Lets the directory be asked for again at once when it could not be fetched.

@@ -3,6 +3,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use certplan_http::Response;
 use certplan_http::printable;
+use jiff::SignedDuration;
+use jiff::Timestamp;
 use serde_json::Value;
 use serde_json::json;
 use url::Url;
@@ -33,6 +35,8 @@ pub(super) struct Resources {
     pub(super) new_nonce: Url,
     pub(super) new_account: Url,
     pub(super) renewal_info: Option<Url>,
+    /// How far this machine's clock is ahead of the server's, where that told its own.
+    pub(super) clock_ahead: Option<SignedDuration>,
     /// What the library gets when it asks for the directory: the URLs only, for it is strict about everything else.
     pub(super) for_library: Bytes,
 }
@@ -86,7 +90,16 @@ impl Resources {
             new_nonce,
             new_account,
             renewal_info,
+            clock_ahead: response.server_time().map(|theirs| now().duration_since(theirs)),
             for_library: Bytes::from(for_library.to_string()),
         })
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it is compared with the server's clock at the moment of its answer"
+)]
+fn now() -> Timestamp {
+    Timestamp::now()
 }

@@ -256,10 +256,7 @@ fn in_words(detail: &str, now: Timestamp) -> Option<Duration> {
 /// The server's own time, for ours may be off.
 #[expect(clippy::disallowed_methods, reason = "our clock stands in for a server that sends no date")]
 fn server_time(response: &Response) -> Timestamp {
-    response
-        .header(http::header::DATE)
-        .and_then(|date| jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok())
-        .unwrap_or_else(Timestamp::now)
+    response.server_time().unwrap_or_else(Timestamp::now)
 }
 
 /// The targets of the `Link` headers with a relation ([RFC 8288](https://www.rfc-editor.org/rfc/rfc8288)), at most 20.

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use jiff::SignedDuration;
 use jiff::Timestamp;
 
 use super::Capabilities;
@@ -37,6 +38,8 @@ impl<T> Fact<T> {
 pub struct Observed {
     /// The directories of the issuers, where something is to be asked of them.
     pub directories: BTreeMap<Name, Fact<DirectoryFacts>>,
+    /// How far this machine's clock is ahead of that of the CA of an issuer (behind, when negative), where it was asked.
+    pub clocks: BTreeMap<Name, SignedDuration>,
     /// What targets hold, by certificate and target.
     pub deployments: BTreeMap<(Name, Name), Fact<Deployed>>,
     /// What endpoints serve, by certificate.

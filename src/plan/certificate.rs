@@ -2,7 +2,6 @@
 
 use crate::model::Address;
 use crate::model::AriRecord;
-use crate::model::CertificateRecord;
 use crate::model::Fact;
 use crate::model::Name;
 use crate::model::Stage;
@@ -28,7 +27,6 @@ struct Ordered {
 impl<'a> Planner<'a> {
     /// Plans one wanted certificate with its deployments.
     pub(super) fn certificate(&mut self, subject: Subject<'a>) {
-        let record = subject.record();
         let address = subject.address();
         let selected = self.selects(&address, &subject.desired.labels);
         let renewal = self.renewal(subject);
@@ -37,7 +35,7 @@ impl<'a> Planner<'a> {
         }
         if subject.from.is_some() && !(selected && self.takes(Cause::Config, false)) {
             // Everything about it is under its old name until the rename is applied.
-            if selected && renewal.as_ref().is_some_and(|renewal| self.is_due(record, renewal)) {
+            if selected && renewal.as_ref().is_some_and(|renewal| self.is_due(subject, renewal)) {
                 self.warn(
                     address,
                     "it is due for renewal, and waits until it is renamed",
@@ -92,6 +90,9 @@ impl<'a> Planner<'a> {
     }
 
     fn warn_about(&mut self, subject: Subject<'a>, renewal: Option<&Renewal>) {
+        if let Some(current) = &subject.record().current {
+            self.check_beginning(&subject.desired.name, &subject.desired.issuer, current);
+        }
         if let Some(Fact::Unknown(why)) = self.input.observed.ari.get(subject.name_in_state()) {
             if self.without_ari.0 == 0 {
                 self.without_ari.1 = why;
@@ -110,10 +111,10 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn is_due(&self, record: &CertificateRecord, renewal: &Renewal) -> bool {
-        let expired =
-            record.current.as_ref().is_some_and(|current| self.input.now >= current.facts.not_after);
-        expired || self.input.now >= renewal.at
+    fn is_due(&self, subject: Subject<'a>, renewal: &Renewal) -> bool {
+        let (record, now) = (subject.record(), self.now_at(&subject.desired.issuer));
+        let expired = record.current.as_ref().is_some_and(|current| now >= current.facts.not_after);
+        expired || now >= renewal.at
     }
 
     fn is_sealed(&self, subject: Subject<'a>) -> bool {
@@ -128,7 +129,7 @@ impl<'a> Planner<'a> {
     fn note_next(&mut self, subject: Subject<'a>, renewal: &Renewal) {
         let at = renewal.at.max(renewal.not_before);
         // What is due and has no change waits for something else than time.
-        if at > self.input.now
+        if at > self.now_at(&subject.desired.issuer)
             && self
                 .next_renewal
                 .as_ref()

@@ -13,6 +13,7 @@ mod cause;
 mod certificate;
 mod change;
 mod check;
+mod clock;
 mod deployment;
 mod digest;
 mod input;

@@ -70,7 +70,7 @@ impl<'a> Planner<'a> {
         renewal: &Renewal,
         alone: bool,
     ) -> Option<(Reason, Cause)> {
-        let now = self.input.now;
+        let now = self.now_at(&subject.desired.issuer);
         let expired = now >= current.facts.not_after;
         if now < renewal.at && !expired {
             return None;
@@ -82,7 +82,8 @@ impl<'a> Planner<'a> {
             }
             Basis::Configured | Basis::Lifetime => (Reason::RenewBecauseWindow, Cause::Time),
         };
-        if now >= renewal.not_before {
+        // By the clock that it was issued by.
+        if self.input.now >= renewal.not_before {
             return Some(due);
         }
         if alone && self.takes(due.1, false) {
@@ -241,7 +242,7 @@ impl<'a> Planner<'a> {
         self.ari(subject)
             .filter(|ari| Some(ari.fingerprint) == fingerprint)
             .and_then(|ari| ari.window)
-            .is_some_and(|(from, to)| from < to && from <= self.input.now)
+            .is_some_and(|(from, to)| from < to && from <= self.now_at(&subject.desired.issuer))
     }
 
     fn reuses_key(&mut self, subject: Subject<'a>) -> bool {

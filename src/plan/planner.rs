@@ -2,6 +2,8 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
+use jiff::Timestamp;
+
 use crate::model::Address;
 use crate::model::CertificateRecord;
 use crate::model::Desired;
@@ -54,6 +56,8 @@ pub(super) struct Planner<'a> {
     pub(super) unreachable: BTreeMap<&'a Name, (usize, &'a str)>,
     /// How many certificates have no renewal information because it could not be read, and why, for the first.
     pub(super) without_ari: (usize, &'a str),
+    /// Certificates that begin later than the clock says it is.
+    pub(super) not_begun: Vec<(Timestamp, &'a Name)>,
     selected: usize,
     looked_at: usize,
 }
@@ -112,6 +116,7 @@ impl<'a> Planner<'a> {
             unencrypted: 0,
             unreachable: BTreeMap::new(),
             without_ari: (0, ""),
+            not_begun: Vec::new(),
             selected: 0,
             looked_at: 0,
         }
@@ -126,6 +131,7 @@ impl<'a> Planner<'a> {
         self.removals();
         self.accounts();
         self.summarise();
+        self.summarise_clocks();
         self.check_selection();
         self.changes.sort_by(|a, b| a.address.cmp(&b.address));
         self.drift.sort_by(|a, b| (&a.address, a.reason).cmp(&(&b.address, b.reason)));

@@ -81,7 +81,22 @@ impl Refresh<'_> {
             self.renewal_information(&records)
         );
         let (slots, capabilities) = self.places();
-        Observed { deployments, served, ari, slots, capabilities, ..Observed::default() }
+        Observed {
+            deployments,
+            served,
+            ari,
+            slots,
+            capabilities,
+            clocks: self.clocks(),
+            ..Observed::default()
+        }
+    }
+
+    /// The clocks of the CAs that were asked for something.
+    fn clocks(&self) -> BTreeMap<Name, SignedDuration> {
+        let told =
+            self.issuers.iter().filter_map(|(issuer, client)| Some((issuer.clone(), client.clock_ahead()?)));
+        told.collect()
     }
 
     /// Where wanted deployments go, and what their targets can do. Asks nobody.
@@ -112,6 +127,7 @@ impl Refresh<'_> {
         );
         observed.directories.extend(directories);
         observed.challenges.extend(challenges);
+        observed.clocks.extend(self.clocks());
     }
 
     async fn deployments(

@@ -176,8 +176,7 @@ impl World {
     #[track_caller]
     pub(super) fn finish_later(&self) -> bool {
         for _ in 0..3 {
-            let Some(run) = evidence::certplan_later(&self.project, "+150s", &["apply", "--auto-approve"])
-            else {
+            let Some(run) = self.project.certplan_at("+150s", &["apply", "--auto-approve"]) else {
                 return false;
             };
             if run.code == Some(0) && self.project.certplan(&["plan", "--detailed-exitcode"]).code == Some(0)
@@ -185,7 +184,7 @@ impl World {
                 return true;
             }
         }
-        let run = evidence::certplan_later(&self.project, "+150s", &["apply", "--auto-approve"]).unwrap();
+        let run = self.project.certplan_at("+150s", &["apply", "--auto-approve"]).unwrap();
         panic!("not done after three runs: {run}");
     }
 

@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
-use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -18,7 +16,6 @@ use x509_parser::prelude::FromDer;
 use x509_parser::prelude::X509Certificate;
 
 use crate::project::Project;
-use crate::project::Run;
 
 /// A certificate and a private key that belong together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,29 +137,4 @@ pub fn wait_until(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) 
 #[track_caller]
 pub fn content(project: &Project, certificate: &str) -> serde_json::Value {
     project.record("story", certificate)["content"].clone()
-}
-
-/// Runs certplan with the clock moved forward, for example by `+2h`; `None` when `faketime` may be missing.
-#[track_caller]
-pub fn certplan_later(project: &Project, offset: &str, arguments: &[&str]) -> Option<Run> {
-    let faketime = certplan_test_support::peer("faketime")?;
-    let command = project.command(arguments);
-    let mut later = Command::new(faketime);
-    later
-        .args(["-f", offset])
-        .arg(command.get_program())
-        .args(command.get_args())
-        .current_dir(project.path());
-    later.env_clear().stdin(Stdio::null());
-    for (name, value) in command.get_envs() {
-        if let Some(value) = value {
-            later.env(name, value);
-        }
-    }
-    let output = later.output().unwrap();
-    Some(Run {
-        code: output.status.code(),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    })
 }

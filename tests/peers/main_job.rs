@@ -8,7 +8,6 @@ use super::story::FOREIGN;
 use super::story::SHOP;
 use super::story::Story;
 use crate::evidence::assert_no_changes;
-use crate::evidence::certplan_later;
 use crate::evidence::change;
 use crate::evidence::exported_key;
 use crate::evidence::key_spki;
@@ -140,13 +139,13 @@ async fn a_window_of_the_ca_that_has_passed_renews_and_names_the_predecessor() {
     // A window that is open right after issuing could be a loop: for an hour it waits.
     let guarded = plan_json(&story.project, &[]);
     assert_eq!(guarded["deferred"][0]["waits_for"], "loop_guard", "{guarded:#}");
-    let Some(later) = certplan_later(&story.project, "+2h", &["plan", "--json"]) else { return };
+    let Some(later) = story.project.certplan_at("+2h", &["plan", "--json"]) else { return };
     let plan: serde_json::Value = serde_json::from_str(&later.stdout).unwrap();
     let renewal = change(&plan, "certificate/shop");
     assert_eq!(renewal["cause"], "ca", "{plan:#}");
     assert_eq!(renewal["action_reason"], "renew_because_ari");
     assert!(renewal.to_string().contains("https://ca.example/incident"), "{renewal:#}");
-    let applied = certplan_later(&story.project, "+2h", &["apply", "--auto-approve"]).unwrap();
+    let applied = story.project.certplan_at("+2h", &["apply", "--auto-approve"]).unwrap();
     assert_eq!(applied.code, Some(0), "{applied}");
     let second = story.deployed("shop").unwrap();
     assert_ne!(second.fingerprint, first.fingerprint);

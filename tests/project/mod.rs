@@ -49,6 +49,15 @@ impl fmt::Display for Run {
 }
 
 impl Run {
+    fn of(command: &mut Command) -> Self {
+        let output = command.output().expect("it starts");
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
     /// Fails the test, with everything that was printed, unless the exit code is the expected one.
     #[track_caller]
     pub fn expect(self, code: i32) -> Self {
@@ -123,12 +132,19 @@ impl Project {
     /// Runs certplan to its end.
     #[must_use]
     pub fn certplan(&self, arguments: &[&str]) -> Run {
-        let output = self.command(arguments).output().expect("certplan starts");
-        Run {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        Run::of(&mut self.command(arguments))
+    }
+
+    /// Runs certplan with its clock moved, for example by `+2h` or `-1d`; `None` when `faketime` may be missing.
+    #[track_caller]
+    pub fn certplan_at(&self, offset: &str, arguments: &[&str]) -> Option<Run> {
+        let faketime = certplan_test_support::peer("faketime")?;
+        let certplan = self.command(arguments);
+        let mut command = Command::new(faketime);
+        command.args(["-f", offset]).arg(certplan.get_program()).args(certplan.get_args());
+        command.current_dir(self.path()).env_clear().stdin(Stdio::null());
+        command.envs(certplan.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Some(Run::of(&mut command))
     }
 
     /// Starts `certplan apply --auto-approve --json` and returns it with its events, line by line.

@@ -51,6 +51,11 @@ impl<T, E: Clone> Once<T, E> {
         self.answer.get_or_try_init(ask).await
     }
 
+    /// The answer, if there is one; asks nobody.
+    pub fn get(&self) -> Option<&T> {
+        self.answer.get()
+    }
+
     /// Lets the next who asks ask again, after a failure; an answer stays.
     pub fn forget_failure(&self) {
         *lock(&self.failure) = None;

@@ -5,6 +5,7 @@ use certplan_provider::ProviderError;
 use certplan_provider::Secret;
 use http::HeaderMap;
 use http::StatusCode;
+use http::header::AGE;
 use http::header::DATE;
 use http::header::LOCATION;
 use http::header::RETRY_AFTER;
@@ -111,6 +112,13 @@ impl Response {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
+    /// What the server's clock says, by its `Date` and the `Age` of what a cache kept
+    /// ([RFC 9110, section 6.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-6.6.1)).
+    pub fn server_time(&self) -> Option<Timestamp> {
+        let age = self.header(AGE).and_then(|age| age.trim().parse::<u32>().ok()).unwrap_or_default();
+        http_date(self.header(DATE)?)?.checked_add(Duration::from_secs(age.into())).ok()
+    }
+
     /// Where the server says the resource is.
     pub fn location(&self) -> Option<&str> {
         self.header(LOCATION)
@@ -190,6 +198,22 @@ mod tests {
         assert_eq!(asked(&[("retry-after", "99999999999999999999999")]), Some(LONGEST_RETRY_AFTER));
         for nonsense in ["", "soon", "-5", "1.5", "1 2"] {
             assert_eq!(asked(&[("retry-after", nonsense)]), None, "{nonsense:?}");
+        }
+    }
+
+    #[test]
+    fn the_time_of_a_server_counts_what_a_cache_added() {
+        let time = |headers: &[(&'static str, &str)]| {
+            response(200, headers, "", &[]).server_time().map(|time| time.to_string())
+        };
+        let date = ("date", "Fri, 31 Dec 1999 23:58:59 GMT");
+        assert_eq!(time(&[date]).as_deref(), Some("1999-12-31T23:58:59Z"));
+        assert_eq!(time(&[date, ("age", " 61 ")]).as_deref(), Some("2000-01-01T00:00:00Z"));
+        for headers in [&[][..], &[("date", "yesterday")], &[("age", "5")]] {
+            assert_eq!(time(headers), None, "{headers:?}");
+        }
+        for age in ["-1", "old", "99999999999999999999"] {
+            assert_eq!(time(&[date, ("age", age)]).as_deref(), Some("1999-12-31T23:58:59Z"), "{age}");
         }
     }
 

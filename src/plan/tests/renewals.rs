@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use jiff::SignedDuration;
+
 use super::*;
 use crate::model::RenewBefore;
 use crate::plan::Basis;
@@ -294,4 +296,57 @@ fn the_basis_says_which_rule_was_used() {
     let basis = |before| renewal(&current.facts, current.issued_at, before, None, None).basis;
     assert_eq!(basis(None), Basis::Lifetime);
     assert_eq!(basis(Some(RenewBefore::Fraction(1, 3))), Basis::Configured);
+}
+
+#[test]
+fn what_is_due_is_judged_by_the_clock_of_the_ca() {
+    let hours = SignedDuration::from_hours;
+    let at = |now: &str, ahead: SignedDuration| {
+        let mut world = World::shop();
+        world.now = time(now);
+        world.observed.clocks.insert(name("le"), ahead);
+        world.plan()
+    };
+    // It is not due by the clock that dated it, or is though ours has not come there.
+    let ahead = at(LATE, hours(30 * 24));
+    assert!(ahead.changes.is_empty() && ahead.errors.is_empty(), "{:?}", lines(&ahead));
+    assert_eq!(
+        warnings(&ahead),
+        ["this machine's clock is 30 days ahead of that of the CA: what is due is judged by the CA's"]
+    );
+    let behind = at(EARLY, -hours(45 * 24));
+    assert_eq!(lines(&behind)[0], "~ certificate/shop time renew_because_window");
+    assert!(
+        warnings(&behind)[0].contains("clock is 45 days behind that of the CA"),
+        "{:?}",
+        warnings(&behind)
+    );
+    // Minutes are nothing.
+    for ahead in [SignedDuration::from_mins(4), SignedDuration::from_mins(-5)] {
+        let plan = at(LATE, ahead);
+        assert_eq!((plan.changes.len(), warnings(&plan)), (2, Vec::new()), "{ahead}");
+    }
+    // Nor does one issuer say anything of another's.
+    let mut world = World::shop();
+    world.now = time(LATE);
+    world.observed.clocks.insert(name("other"), hours(30 * 24));
+    assert_eq!(world.plan().changes.len(), 2);
+}
+
+#[test]
+fn a_clock_from_before_its_certificates_is_an_error() {
+    let mut world = World::shop();
+    world.want("blog", &["blog.example.com"]);
+    world.settle("blog");
+    world.now = time("1970-01-01T00:00:00Z");
+    let plan = world.plan();
+    assert!(plan.changes.is_empty());
+    let [error] = messages(&plan).try_into().unwrap_or_else(|errors| panic!("{errors:?}"));
+    assert!(error.starts_with("this machine's clock says 1970-01-01 00:00 UTC, and certificate/"), "{error}");
+    assert!(error.contains(", and 1 more: what is due cannot be judged"), "{error}");
+    // A CA dates back, or its clock is some minutes ahead.
+    for (before, errors) in [(59, 0), (61, 1)] {
+        world.now = time(ISSUED) - SignedDuration::from_mins(before);
+        assert_eq!(world.plan().errors.len(), errors, "{before}");
+    }
 }

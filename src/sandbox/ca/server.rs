@@ -20,6 +20,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
+use jiff::fmt::rfc2822::DateTimePrinter;
 use serde_json::Value;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -485,6 +486,9 @@ impl Ca {
         }
         headers.push((header::CACHE_CONTROL, "no-store".to_owned()));
         headers.push((header::LINK, format!("<{}>;rel=\"index\"", self.directory_url())));
+        if let Ok(date) = DateTimePrinter::new().timestamp_to_rfc9110_string(&self.now()) {
+            headers.push((header::DATE, date));
+        }
         if *method == Method::POST {
             headers.push((header::HeaderName::from_static("replay-nonce"), self.nonces.issue()));
         }
