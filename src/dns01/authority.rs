@@ -9,6 +9,7 @@ use std::sync::PoisonError;
 
 use async_trait::async_trait;
 use certplan_provider::Once;
+use certplan_provider::is_link_local;
 use futures::future;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
@@ -240,7 +241,7 @@ pub(super) fn is_public(address: IpAddr) -> bool {
             let [a, b, ..] = v4.octets();
             !(v4.is_private()
                 || v4.is_loopback()
-                || v4.is_link_local()
+                || is_link_local(address)
                 || v4.is_unspecified()
                 || v4.is_multicast()
                 || a == 0
@@ -252,13 +253,9 @@ pub(super) fn is_public(address: IpAddr) -> bool {
                 || v6.is_unspecified()
                 || v6.is_multicast()
                 || v6.is_unique_local()
-                || is_link_local(v6))
+                || is_link_local(address))
         }
     }
-}
-
-const fn is_link_local(address: Ipv6Addr) -> bool {
-    address.segments()[0] & 0xffc0 == 0xfe80
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use certplan_provider::Complaint;
 use certplan_provider::SecretRef;
+use certplan_provider::forbidden_host;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::Serialize;
@@ -51,6 +52,9 @@ impl PowerDnsConfig {
             if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
                 let complaint = Complaint::new("/url", "this is not an http or https URL");
                 complaints.push(complaint.with_help("write `http://127.0.0.1:8081`"));
+            }
+            if let Some(why) = url.host_str().and_then(forbidden_host) {
+                complaints.push(Complaint::new("/url", format!("the host {why}")));
             }
             if !url.username().is_empty() || url.password().is_some() {
                 complaints.push(Complaint::new("/url", "a URL must not hold a user name or a password"));
@@ -118,9 +122,16 @@ mod tests {
             complaints.into_iter().map(|complaint| complaint.pointer).collect::<Vec<_>>()
         };
         assert_eq!(check("127.0.0.1:8081", "", 0), ["/url", "/server_id", "/ttl"]);
-        for url in
-            ["ftp://a", "http://", "http://user:secret@a", "http://a?q=1", "http://a/#x", "http://a/api/v1/"]
-        {
+        for url in [
+            "ftp://a",
+            "http://",
+            "http://user:secret@a",
+            "http://a?q=1",
+            "http://a/#x",
+            "http://a/api/v1/",
+            "http://169.254.169.254",
+            "http://[fe80::1]:8081",
+        ] {
             assert_eq!(check(url, "localhost", 60), ["/url"], "{url}");
         }
         let good = json!({ "url": "http://127.0.0.1:8081", "api_key": { "file": "key" } });

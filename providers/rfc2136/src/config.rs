@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use certplan_provider::Complaint;
 use certplan_provider::Fqdn;
 use certplan_provider::SecretRef;
+use certplan_provider::forbidden_host;
 use hickory_proto::rr::Name;
 use hickory_proto::rr::rdata::tsig::TsigAlgorithm;
 use schemars::JsonSchema;
@@ -93,6 +94,10 @@ impl Rfc2136Config {
             Complaint::new("/server", "this is neither a host name nor an address, with or without a port")
                 .with_help("write `ns1.example.com`, `192.0.2.1:5353` or `[2001:db8::1]:53`")
         });
+        let server = server.and_then(|server| match forbidden_host(&server.host()) {
+            Some(why) => Err(Complaint::new("/server", format!("the server {why}"))),
+            None => Ok(server),
+        });
         let key_name = Fqdn::new(&self.tsig.name).ok().and_then(|name| Name::from_ascii(name.as_str()).ok());
         let key_name = key_name.ok_or_else(|| {
             Complaint::new("/tsig/name", "this is not the name of a TSIG key, which looks like a DNS name")
@@ -143,6 +148,14 @@ impl ServerAddress {
         let name = Fqdn::new(host).ok()?;
         let last = name.labels().last()?;
         (!last.bytes().all(|octet| octet.is_ascii_digit())).then_some(Self::Host(name, port))
+    }
+
+    /// The host without the port.
+    fn host(&self) -> String {
+        match self {
+            Self::Address(address) => address.ip().to_string(),
+            Self::Host(name, _) => name.to_string(),
+        }
     }
 }
 
@@ -208,6 +221,8 @@ mod tests {
             json!({ "server": "ns1", "tsig": { "name": "k", "secret": "literal" } }),
             json!({ "server": "ns1", "tsig": { "name": "k", "algorithm": "hmac-md5", "secret": { "env": "K" } } }),
             json!({ "server": "ns1", "typo": 1, "tsig": { "name": "k", "secret": { "env": "K" } } }),
+            json!({ "server": "169.254.169.254:53", "tsig": { "name": "k", "secret": { "env": "K" } } }),
+            json!({ "server": "metadata.google.internal", "tsig": { "name": "k", "secret": { "env": "K" } } }),
         ] {
             assert!((crate::FACTORY.check)(&bad).is_err(), "{bad}");
         }

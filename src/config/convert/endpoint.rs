@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use certplan_provider::forbidden_host;
+
 use super::Converter;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::diagnostic::quoted;
@@ -27,17 +29,29 @@ enum Host {
     Name(Fqdn),
 }
 
+impl Host {
+    fn text(&self) -> String {
+        match self {
+            Self::Address(address) => address.to_string(),
+            Self::Name(name) => name.as_str().to_owned(),
+        }
+    }
+}
+
 impl Converter<'_> {
     pub(super) fn verify_places(&mut self, node: Option<&Node>) -> Vec<Place> {
         let mut places = Vec::new();
         for item in node.map_or(&[][..], Node::one_or_many) {
             let Some((text, span)) = item.text_of("tls") else { continue };
-            let place = host_and_port(text);
+            let place = host_and_port(text).and_then(|(host, port)| match forbidden_host(&host.text()) {
+                Some(why) => Err(format!("it {why}")),
+                None => Ok((host, port)),
+            });
             let sni = self.server_name(item);
             match (place, sni) {
                 (Ok((host, port)), Ok(sni)) => places.push(Place { host, port, sni, span }),
                 (Err(problem), _) => {
-                    let message = format!("{} is not a host and a port: {problem}", quoted(text));
+                    let message = format!("{} is not a host and a port to look at: {problem}", quoted(text));
                     let help =
                         "for example `shop.example.com:443`, `192.0.2.1:443` or `\"[2001:db8::1]:443\"`";
                     self.push(Diagnostic::error("bad-endpoint", span, message).help(help));
@@ -72,10 +86,7 @@ impl Converter<'_> {
     ) -> Vec<Endpoint> {
         let mut endpoints = Vec::new();
         for place in places {
-            let host = match &place.host {
-                Host::Address(address) => address.to_string(),
-                Host::Name(name) => name.as_str().to_owned(),
-            };
+            let host = place.host.text();
             let related = |diagnostic: Diagnostic| match used {
                 Some(used) if used != place.span => diagnostic.related(used, "used by this certificate"),
                 _ => diagnostic,

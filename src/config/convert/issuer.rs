@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use certplan_provider::forbidden_host;
 use url::Host;
 use url::Url;
 
@@ -179,6 +180,9 @@ fn url_problem(url: &Url) -> Option<String> {
         Some(Host::Ipv6(address)) => address.is_loopback(),
         None => return Some(format!("{} names no host", quoted(url.as_str()))),
     };
+    if let Some(why) = url.host_str().and_then(forbidden_host) {
+        return Some(format!("{} {why}", quoted(url.host_str().unwrap_or_default())));
+    }
     match url.scheme() {
         "https" => None,
         "http" if loopback => None,
