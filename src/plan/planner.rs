@@ -156,7 +156,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn prior(&self, name: &'a Name) -> (Option<&'a PriorCertificate>, Option<&'a Name>) {
+    pub(super) fn prior(&self, name: &'a Name) -> (Option<&'a PriorCertificate>, Option<&'a Name>) {
         let certificates = &self.input.prior.certificates;
         if let Some(prior) = certificates.get(name) {
             return (Some(prior), None);

@@ -10,6 +10,7 @@ use crate::model::Endpoint;
 use crate::model::Fact;
 use crate::model::Fingerprint;
 use crate::model::Name;
+use crate::model::NameSet;
 use crate::model::OnRemove;
 use crate::model::Served;
 
@@ -55,12 +56,24 @@ impl<'a> Planner<'a> {
             });
             return;
         }
+        let new: BTreeMap<&NameSet, &Name> = match gone.is_empty() {
+            true => BTreeMap::new(),
+            false => self
+                .desired
+                .certificates
+                .values()
+                .filter(|wanted| self.prior(&wanted.name).0.is_none())
+                .map(|wanted| (&wanted.names, &wanted.name))
+                .collect(),
+        };
         for (name, prior) in gone {
-            self.remove(name, prior);
+            let successor = prior.record.current.as_ref().and_then(|current| new.get(&current.facts.names));
+            self.remove(name, prior, successor.copied());
         }
     }
 
-    fn remove(&mut self, name: &'a Name, prior: &'a PriorCertificate) {
+    /// `successor` is a new certificate with the same names.
+    fn remove(&mut self, name: &'a Name, prior: &'a PriorCertificate, successor: Option<&Name>) {
         let record = &prior.record;
         let address = Address::Certificate(name.clone());
         let selected = self.selects(&address, &BTreeMap::new());
@@ -75,6 +88,13 @@ impl<'a> Planner<'a> {
             && !self.can_clean_up(&address, operation)
         {
             return;
+        }
+        if let Some(successor) = successor {
+            let message = format!(
+                "certificate/{successor} is new and has the same names: without `moved:` a rename costs an issuance"
+            );
+            let help = format!("to rename it, write `moved: [{{ from: {name}, to: {successor} }}]`");
+            self.warn(address.clone(), message, Some(&help));
         }
         let never_issued = record.current.is_none() && record.deployments.is_empty();
         let (action, reason) = if never_issued {

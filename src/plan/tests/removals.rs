@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::Moved;
 use crate::plan::ExitClass;
 use crate::plan::Step;
 use crate::plan::change::Risk;
@@ -188,4 +189,28 @@ fn what_is_archived_is_not_removed_again() {
     let mut world = without_shop();
     world.record("shop").archived = Some(time(ISSUED));
     assert_eq!(world.lines(), [""; 0]);
+}
+
+#[test]
+fn a_rename_that_nobody_announced_is_asked_about() {
+    let mut world = World::shop();
+    let mut renamed = world.desired.certificates.remove(&name("shop")).unwrap();
+    renamed.name = name("store");
+    world.desired.certificates.insert(name("store"), renamed);
+    let asked = |world: &World| {
+        let plan = world.plan();
+        let asked =
+            plan.warnings.iter().find(|warning| warning.message.contains("a rename costs an issuance"));
+        asked.map(|warning| (warning.address.clone(), warning.help.clone().unwrap_or_default()))
+    };
+    let (at, help) = asked(&world).unwrap();
+    assert_eq!(at, Some(address("certificate/shop")));
+    assert_eq!(help, "to rename it, write `moved: [{ from: shop, to: store }]`");
+
+    // Announced it is one, and with other names it is none.
+    let mut announced = world.clone();
+    announced.desired.moved = vec![Moved { from: name("shop"), to: name("store") }];
+    assert_eq!(asked(&announced), None);
+    world.wanted("store").names = names(&["store.example.com"]);
+    assert_eq!(asked(&world), None);
 }
