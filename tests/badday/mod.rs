@@ -9,5 +9,6 @@ mod input;
 mod journal;
 mod panics;
 mod places;
+mod proxy;
 mod secrets;
 mod state;

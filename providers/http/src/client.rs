@@ -11,6 +11,7 @@ use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
 use crate::error::HttpError;
+use crate::proxy;
 use crate::request::Request;
 use crate::response::Response;
 use crate::retry::RetryClass;
@@ -98,7 +99,8 @@ impl HttpClient {
     /// Sets a client up.
     ///
     /// # Errors
-    /// [`HttpError::Settings`] when the CA bundle holds no certificate, or the user agent is no header value.
+    /// [`HttpError::Settings`] when the CA bundle holds no certificate, the user agent is no header value, or a variable that
+    /// names a proxy holds none.
     pub fn new(settings: &ClientSettings) -> Result<Self, HttpError> {
         let roots = match &settings.ca_bundle {
             None => Vec::new(),
@@ -115,6 +117,9 @@ impl HttpClient {
                 roots
             }
         };
+        if settings.proxy == ProxySource::Environment {
+            proxy::check()?;
+        }
         if HeaderValue::from_str(&settings.user_agent).is_err() {
             return Err(HttpError::Settings { reason: "the user agent is no header value".to_owned() });
         }
@@ -196,7 +201,13 @@ impl HttpClient {
 
     async fn exchange(&self, request: &Request, bound: Duration) -> Result<Response, HttpError> {
         let target = request.target();
-        let failed = |error: reqwest::Error| HttpError::from_reqwest(&error, target.clone(), bound);
+        let failed = |error: reqwest::Error| {
+            let proxy = match self.settings.proxy {
+                ProxySource::Environment => proxy::of(&request.url),
+                ProxySource::None => None,
+            };
+            HttpError::from_reqwest(&error, target.clone(), bound, proxy.as_deref())
+        };
         let mut response = self
             .client()
             .await?

@@ -79,7 +79,14 @@ impl HttpError {
     }
 
     /// Classifies what the library says.
-    pub(crate) fn from_reqwest(error: &reqwest::Error, target: String, bound: Duration) -> Self {
+    ///
+    /// `proxy` is what the request went through: when no connection comes about, it and not the server is to blame.
+    pub(crate) fn from_reqwest(
+        error: &reqwest::Error,
+        target: String,
+        bound: Duration,
+        proxy: Option<&str>,
+    ) -> Self {
         if let Some(reason) = tls_failure(error) {
             return Self::Tls { target, reason };
         }
@@ -87,6 +94,10 @@ impl HttpError {
         if error.is_connect() {
             let reason =
                 if error.is_timeout() { "no connection in time".to_owned() } else { innermost(error) };
+            let reason = match proxy {
+                Some(proxy) => format!("through the proxy `{proxy}`, which the environment names: {reason}"),
+                None => reason,
+            };
             return Self::Connect { target, reason };
         }
         if error.is_timeout() {

@@ -25,6 +25,7 @@
 
 mod client;
 mod error;
+mod proxy;
 mod request;
 mod response;
 mod retry;
