@@ -18,10 +18,27 @@ use certplan_provider::SecretResolver;
 use certplan_provider::Unresolved;
 use jiff::Timestamp;
 use rustix::fs::OFlags;
+use rustix::process::Resource;
+use rustix::process::getrlimit;
 
 use crate::dns01;
 
 use super::error::CliError;
+
+/// How many files a process must be allowed to have open: with fewer, not even the runtime's own come about, which then
+/// panics.
+const OPEN_FILES: u64 = 32;
+
+/// Fails when the process may have too few files open.
+pub(crate) fn check_open_files() -> Result<(), CliError> {
+    match getrlimit(Resource::Nofile).current {
+        Some(most) if most < OPEN_FILES => Err(CliError::new(format!(
+            "cannot start: only {most} files may be open at once, and certplan needs {OPEN_FILES} at least"
+        ))
+        .with_help("allow more, for example with `ulimit -n 1024`")),
+        _ => Ok(()),
+    }
+}
 
 /// The wall clock.
 #[expect(clippy::disallowed_methods, reason = "the edge is where the clock is read")]
@@ -30,9 +47,13 @@ pub(crate) fn now() -> Timestamp {
 }
 
 /// A variable of the environment; an empty one counts as unset.
-#[expect(clippy::disallowed_methods, reason = "the edge is where the environment is read")]
 pub(crate) fn variable(name: &str) -> Option<OsString> {
-    env::var_os(name).filter(|value| !value.is_empty())
+    set(name).filter(|value| !value.is_empty())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the edge is where the environment is read")]
+fn set(name: &str) -> Option<OsString> {
+    env::var_os(name)
 }
 
 /// Where the configuration is when the command line does not say.
@@ -93,7 +114,7 @@ impl SecretResolver for EdgeSecrets {
     fn resolve(&self, reference: &SecretRef) -> Result<Secret, Unresolved> {
         let unresolved = |reason: String| Unresolved { reference: reference.clone(), reason };
         let text = match reference {
-            SecretRef::Env(name) => variable(name)
+            SecretRef::Env(name) => set(name)
                 .ok_or_else(|| unresolved("is not set".to_owned()))?
                 .into_string()
                 .map_err(|_| unresolved("is not valid UTF-8".to_owned()))?,

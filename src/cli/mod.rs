@@ -32,6 +32,7 @@ use clap::CommandFactory;
 use clap::Parser;
 use clap::Subcommand;
 use clap::error::ErrorKind;
+use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 use args::Color;
@@ -109,11 +110,11 @@ pub fn main() -> ExitCode {
     };
     let ui = Ui::new(color, cli.global.quiet);
     log();
-    let runtime = match tokio::runtime::Runtime::new() {
+    let runtime = match start() {
         Ok(runtime) => runtime,
         Err(error) => {
-            ui.error(&CliError::new(format!("cannot start: {error}")));
-            return Exit::Error.into();
+            ui.error(&error);
+            return error.exit().into();
         }
     };
     let outcome = runtime.block_on(run(cli, ui));
@@ -126,6 +127,11 @@ pub fn main() -> ExitCode {
             error.exit().into()
         }
     }
+}
+
+fn start() -> Result<Runtime, CliError> {
+    edge::check_open_files()?;
+    Runtime::new().map_err(|error| CliError::new(format!("cannot start: {error}")))
 }
 
 async fn run(cli: Cli, ui: Ui) -> Result<Exit, CliError> {

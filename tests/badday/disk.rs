@@ -12,27 +12,22 @@ use crate::world::tree;
 
 /// Runs certplan from a shell, with `before` done in it.
 fn in_shell(project: &Project, before: &str, arguments: &[&str]) -> Run {
-    let certplan = project.command(arguments);
-    let mut command = Command::new("sh");
-    command
-        .arg("-c")
-        .arg(format!("{before}; exec \"$0\" \"$@\""))
-        .arg(certplan.get_program())
-        .args(arguments)
-        .current_dir(project.path())
-        .env_clear()
-        .stdin(Stdio::null());
-    for (name, value) in certplan.get_envs() {
-        if let Some(value) = value {
-            command.env(name, value);
-        }
+    let shell = ["sh", "-c", &format!("{before}; exec \"$0\" \"$@\"")];
+    project.certplan_under(Command::new(shell[0]).args(&shell[1..]), arguments)
+}
+
+/// Runs certplan with the n-th of some system calls failing. `None` where nobody may trace.
+fn with_failing(project: &Project, calls: &str, errno: &str, when: u32, arguments: &[&str]) -> Option<Run> {
+    let strace = certplan_test_support::peer("strace")?;
+    let may = Command::new(&strace).args(["-qq", "-o", "/dev/null", "true"]).status();
+    if !may.is_ok_and(|status| status.success()) {
+        println!("skipped: this user cannot trace");
+        return None;
     }
-    let output = command.output().expect("there is a shell");
-    Run {
-        code: output.status.code(),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    let mut command = Command::new(strace);
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={calls}"), "-e"]);
+    command.arg(format!("inject={calls}:error={errno}:when={when}"));
+    Some(project.certplan_under(&mut command, arguments))
 }
 
 /// With no room for a write, nothing happens outside that the write was to make recoverable: the next run always finishes,
@@ -80,6 +75,80 @@ fn a_disk_that_is_full_at_any_write_costs_nothing() {
         fs::remove_dir_all(world.project.path().join("out")).expect("own folder");
     }
     assert!(failed >= 3, "the limit hit {failed} writes only");
+}
+
+/// The same where it is not the room that is missing: a disk that is dying says so when it is asked to keep what was
+/// written, and a quota when a name is made.
+#[test]
+fn a_disk_that_fails_at_any_time_costs_nothing() {
+    for (calls, errno, most) in [("fsync,fdatasync", "EIO", 26), ("rename,renameat,renameat2", "EDQUOT", 7)] {
+        let world = World::new();
+        world.configure(&[(
+            "shop",
+            "names: [shop.example.test]\n    deploy: [{ files: { directory: out } }]",
+        )]);
+        let mut failed = 0;
+        for when in 1..=most {
+            let (issued, orders, accounts) = (world.issued(), world.orders(), world.accounts());
+            let apply = ["apply", "--auto-approve"];
+            let Some(run) = with_failing(&world.project, calls, errno, when, &apply) else { return };
+            let what = format!("{errno} at {when}");
+            no_panic(&run);
+            if run.code != Some(0) {
+                failed += 1;
+                assert!(matches!(run.code, Some(1 | 3)), "{what}: {run}");
+                assert!(run.stderr.contains("error"), "{what}: {run}");
+            }
+            if world.accounts() > accounts {
+                assert!(world.state_folder().join("accounts/ca.json").exists(), "{what}: no key: {run}");
+            }
+            if world.orders() > orders {
+                assert!(world.object("shop").exists(), "{what}: an order without its intent: {run}");
+            }
+            let _ = world.project.certplan(&apply).expect(0);
+            assert_eq!(world.issued(), issued + 1, "{what}: {run}");
+            assert_eq!(world.txt(), [], "{what}");
+            fs::remove_dir_all(world.project.path().join(".certplan")).expect("own folder");
+            fs::remove_dir_all(world.project.path().join("out")).expect("own folder");
+        }
+        assert!(failed >= 3, "{errno} hit {failed} calls only");
+    }
+}
+
+#[test]
+fn with_too_few_open_files_nothing_is_lost() {
+    let apply = ["apply", "--auto-approve", "--parallelism", "40"];
+    for files in [4, 6, 12, 31] {
+        let world = World::with_shop();
+        let run = in_shell(&world.project, &format!("ulimit -n {files}"), &apply);
+        no_panic(&run);
+        assert_eq!(run.code, Some(1), "{files}: {run}");
+        let told = format!("only {files} files may be open at once");
+        assert!(run.stderr.contains(&told) && run.stderr.contains("hint: "), "{files}: {run}");
+    }
+    let mut failed = 0;
+    for files in [32, 40] {
+        let world = World::new();
+        let certificates: Vec<(String, String)> = (0..40)
+            .map(|number| {
+                let names = format!(
+                    "names: [s{number}.example.test]\n    deploy: [{{ files: {{ directory: out }} }}]"
+                );
+                (format!("s{number}"), names)
+            })
+            .collect();
+        let certificates: Vec<(&str, &str)> =
+            certificates.iter().map(|(name, names)| (name.as_str(), names.as_str())).collect();
+        world.configure(&certificates);
+        let run = in_shell(&world.project, &format!("ulimit -n {files}"), &apply);
+        no_panic(&run);
+        failed += usize::from(run.code != Some(0));
+        // What failed may be made to wait for a minute.
+        let Some(run) = world.project.certplan_at("+150s", &apply) else { return };
+        assert_eq!((run.code, world.issued()), (Some(0), 40), "{files}: {run}");
+        assert_eq!(world.txt(), [], "{files}");
+    }
+    assert!(failed >= 1, "the limit was never met");
 }
 
 fn is_temporary(path: &Path) -> bool {

@@ -139,12 +139,17 @@ impl Project {
     #[track_caller]
     pub fn certplan_at(&self, offset: &str, arguments: &[&str]) -> Option<Run> {
         let faketime = certplan_test_support::peer("faketime")?;
+        Some(self.certplan_under(Command::new(faketime).args(["-f", offset]), arguments))
+    }
+
+    /// Runs certplan through another program, which takes a command after its own arguments.
+    #[must_use]
+    pub fn certplan_under(&self, program: &mut Command, arguments: &[&str]) -> Run {
         let certplan = self.command(arguments);
-        let mut command = Command::new(faketime);
-        command.args(["-f", offset]).arg(certplan.get_program()).args(certplan.get_args());
-        command.current_dir(self.path()).env_clear().stdin(Stdio::null());
-        command.envs(certplan.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        Some(Run::of(&mut command))
+        program.arg(certplan.get_program()).args(certplan.get_args());
+        program.current_dir(self.path()).env_clear().stdin(Stdio::null());
+        program.envs(certplan.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Run::of(program)
     }
 
     /// Starts `certplan apply --auto-approve --json` and returns it with its events, line by line.
