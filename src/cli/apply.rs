@@ -10,6 +10,7 @@ use crate::apply::ApplyOptions;
 use crate::apply::Outcome;
 use crate::apply::Reporter;
 use crate::apply::World;
+use crate::config;
 use crate::dns01::ZoneWriters;
 use crate::plan::ExitClass;
 use crate::plan::Plan;
@@ -81,7 +82,30 @@ pub(crate) struct WorkArgs {
     detailed_exitcode: bool,
 }
 
+impl WorkArgs {
+    /// Events, where they were asked for.
+    pub(crate) fn events(&self, ui: Ui) -> Events {
+        self.json.then(|| Arc::new(JsonLines::new(ui, edge::now)))
+    }
+}
+
+/// Where events go, if anywhere.
+pub(crate) type Events = Option<Arc<JsonLines>>;
+
 pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, CliError> {
+    let events = args.work.events(ui);
+    told(apply(args, global, events.clone(), ui).await, events.as_deref())
+}
+
+/// Tells what a command failed with as an event as well: who reads them reads nothing else.
+pub(crate) fn told(result: Result<Exit, CliError>, events: Option<&JsonLines>) -> Result<Exit, CliError> {
+    if let (Err(error), Some(events)) = (&result, events) {
+        events.error(error);
+    }
+    result
+}
+
+async fn apply(args: Args, global: &Global, events: Events, ui: Ui) -> Result<Exit, CliError> {
     edge::start_random_generator();
     let project = Project::load_to_plan(global, ui)?;
     let saved = match &args.saved {
@@ -100,7 +124,7 @@ pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, Cli
         }
         options = saved.options(&options);
     }
-    execute(&project, options, saved.as_ref().map(|saved| (saved, args.go_on)), &args.work, ui).await
+    execute(&project, options, saved.as_ref().map(|saved| (saved, args.go_on)), &args.work, events, ui).await
 }
 
 /// Plans, asks and applies: what `apply` and `renew` do.
@@ -109,6 +133,7 @@ pub(crate) async fn execute(
     options: crate::plan::PlanOptions,
     reviewed: Option<(&SavedPlan, bool)>,
     args: &WorkArgs,
+    lines: Events,
     ui: Ui,
 ) -> Result<Exit, CliError> {
     let cancel = CancellationToken::new();
@@ -129,7 +154,6 @@ pub(crate) async fn execute(
         }
         saved.restrict(&mut planned.plan);
     }
-    let lines = args.json.then(|| Arc::new(JsonLines::new(ui, edge::now)));
     match &lines {
         Some(lines) => lines.plan(&planned.plan),
         None => ui.data(&render::plan::text(&planned.plan, ui.colors_stdout()))?,
@@ -299,8 +323,9 @@ fn parallelism(text: &str) -> Result<usize, String> {
 }
 
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    text.parse::<jiff::SignedDuration>()
-        .ok()
-        .and_then(|duration| Duration::try_from(duration).ok())
-        .ok_or_else(|| "give a time such as 30s, 5m or 1h".to_owned())
+    let parsed = || Duration::try_from(text.parse::<jiff::SignedDuration>().ok()?).ok();
+    config::seconds(text)
+        .map(Duration::from_secs)
+        .or_else(parsed)
+        .ok_or_else(|| "give a time such as 30s, 5m, 1h or 90d".to_owned())
 }

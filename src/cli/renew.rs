@@ -2,6 +2,7 @@ use crate::model::Address;
 use crate::model::Name;
 
 use super::apply;
+use super::apply::Events;
 use super::apply::WorkArgs;
 use super::args::Global;
 use super::edge;
@@ -25,6 +26,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, CliError> {
+    let events = args.work.events(ui);
+    apply::told(renew(args, global, events.clone(), ui).await, events.as_deref())
+}
+
+async fn renew(args: Args, global: &Global, events: Events, ui: Ui) -> Result<Exit, CliError> {
     edge::start_random_generator();
     let project = Project::load_to_plan(global, ui)?;
     for address in &args.addresses {
@@ -38,7 +44,7 @@ pub(crate) async fn run(args: Args, global: &Global, ui: Ui) -> Result<Exit, Cli
     }
     let mut options = PlanArgs::renewing(&args.addresses).options()?;
     options.selection.addresses = args.addresses.iter().map(ToString::to_string).collect();
-    apply::execute(&project, options, None, &args.work, ui).await
+    apply::execute(&project, options, None, &args.work, events, ui).await
 }
 
 /// The certificates of the configuration, when they are few enough to be read.

@@ -40,7 +40,7 @@ pub(crate) struct Args {
     #[arg(long = "zone", value_name = "NAME")]
     zones: Vec<Fqdn>,
 
-    /// How long certificates are valid, whatever their profile says: 90s, 24h
+    /// How long certificates are valid, whatever their profile says: 90s, 24h, 30d
     #[arg(long, value_name = "TIME", value_parser = duration)]
     certificate_lifetime: Option<Duration>,
 
@@ -63,6 +63,10 @@ pub(crate) struct Args {
     /// How long a validation waits before it begins
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
     validation_delay: Duration,
+
+    /// Issue certificates for Ed25519 keys as well, which public CAs do not
+    #[arg(long)]
+    ed25519: bool,
 
     /// Require an external account binding, and print one
     #[arg(long)]
@@ -113,6 +117,7 @@ fn options(args: Args) -> Result<SandboxOptions, CliError> {
     options.acme_port = args.acme_port;
     options.dns_port = args.dns_port;
     options.management_port = args.management_port;
+    options.ed25519 = args.ed25519;
     options.eab_required = args.eab_required;
     options.seed = args.seed;
     options.faults.certificate_lifetime = args.certificate_lifetime;

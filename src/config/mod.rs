@@ -32,6 +32,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub(crate) use convert::seconds;
 pub use diagnostic::{Diagnostic, Diagnostics, Label, Severity};
 pub use format::format;
 pub(crate) use init::PLACEHOLDER;

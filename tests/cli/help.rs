@@ -279,7 +279,7 @@ fn the_page_of_sandbox() {
           --zone <NAME>                  A zone to be authoritative for; repeatable [default:
                                          example.test]
           --certificate-lifetime <TIME>  How long certificates are valid, whatever their profile says:
-                                         90s, 24h
+                                         90s, 24h, 30d
           --ari-window <WINDOW>          When to suggest renewal: `default`, `now` (as after an
                                          incident), `none`, or two fractions of the lifetime: 0.5-0.6
                                          [default: default]
@@ -287,6 +287,8 @@ fn the_page_of_sandbox() {
           --rate-limit-rate <PERCENT>    How many of a hundred requests to answer with 429 [default: 0]
           --retry-after <TIME>           What `Retry-After` says with 429
           --validation-delay <TIME>      How long a validation waits before it begins [default: 0s]
+          --ed25519                      Issue certificates for Ed25519 keys as well, which public CAs
+                                         do not
           --eab-required                 Require an external account binding, and print one
           --seed <N>                     Decides which requests a rate hits: the same seed and requests
                                          give the same faults [default: 0]

@@ -2,4 +2,5 @@
 
 mod first_steps;
 mod help;
+mod terminal;
 mod usage;

@@ -57,7 +57,7 @@ fn wrong_flags_are_wrong_usage() {
     ");
     check!(project.certplan(&["apply", "--lock-timeout", "soon"]), @"
     ------- stderr -------
-    error: invalid value 'soon' for '--lock-timeout <TIME>': give a time such as 30s, 5m or 1h
+    error: invalid value 'soon' for '--lock-timeout <TIME>': give a time such as 30s, 5m, 1h or 90d
 
     For more information, try '--help'.
     [exit code: 64]
@@ -340,6 +340,24 @@ fn without_a_terminal_nothing_is_guessed() {
     ");
     let events = world.project.certplan(&["apply", "--json"]).expect(1);
     assert!(events.stderr.contains("events show no plan that could be approved"), "{events}");
+    // Who reads events reads it there as well.
+    let last: serde_json::Value = serde_json::from_str(events.stdout.lines().last().unwrap()).unwrap();
+    assert_eq!((&last["type"], &last["severity"]), (&"diagnostic".into(), &"error".into()), "{events}");
+    assert!(last["summary"].as_str().unwrap().contains("no plan that could be approved"), "{events}");
+    assert!(last["detail"].as_str().unwrap().contains("--auto-approve"), "{events}");
+    for arguments in
+        [&["apply", "--json"][..], &["renew", "shop", "--json"], &["apply", "--json", "no-such-plan"]]
+    {
+        world.project.write("certplan.yaml", "certificates: [");
+        let run = world.project.certplan(arguments);
+        let types: Vec<serde_json::Value> = run
+            .stdout
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["type"].take())
+            .collect();
+        assert_eq!(types, ["version", "diagnostic"], "{arguments:?}: {run}");
+        assert_eq!(run.code, Some(1), "{arguments:?}: {run}");
+    }
     assert_eq!(world.effects(), [0, 0, 0]);
     assert!(!world.state_folder().exists());
 }

@@ -1,6 +1,8 @@
 //! A folder with a configuration, and certplan run in it as a user would run it: with nothing of this machine's
 //! environment but the path.
 
+pub mod terminal;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;

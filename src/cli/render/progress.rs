@@ -17,12 +17,15 @@ use serde::Serialize;
 
 use crate::apply::Event;
 use crate::apply::Reporter;
+use crate::cli::error::CliError;
 use crate::cli::ui::Ui;
 use crate::cli::ui::escape;
 use crate::model::Address;
 use crate::model::Name;
+use crate::plan::DiagnosticDocument;
 use crate::plan::Plan;
 use crate::plan::PlanDocument;
+use crate::plan::Severity;
 use crate::plan::text::moment;
 
 use super::waiting::SILENCE;
@@ -152,6 +155,18 @@ impl JsonLines {
         for deferral in &document.deferred {
             self.write(typed("deferred", deferral));
         }
+    }
+
+    /// What a command failed with before or beside all that.
+    pub(crate) fn error(&self, error: &CliError) {
+        let diagnostic = DiagnosticDocument {
+            severity: Severity::Error,
+            address: None,
+            summary: error.to_string(),
+            detail: error.help().map(str::to_owned),
+            refused: false,
+        };
+        self.write(typed("diagnostic", &diagnostic));
     }
 
     /// What became of it all, by number.

@@ -275,7 +275,7 @@ fn is_recipient(text: &str) -> bool {
 }
 
 /// A time as a number with a unit: `60s`, `20d`.
-pub(super) fn seconds(text: &str) -> Option<u64> {
+pub(crate) fn seconds(text: &str) -> Option<u64> {
     let unit = match text.chars().last()? {
         's' => 1,
         'm' => 60,

@@ -11,6 +11,8 @@ mod issuer;
 mod names;
 mod renew;
 
+pub(crate) use blocks::seconds;
+
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::path::PathBuf;

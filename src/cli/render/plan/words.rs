@@ -93,7 +93,7 @@ pub(super) fn why(change: &ResourceChange, now: Timestamp) -> String {
         "reissue_because_key_sealed" => {
             "a deployment needs the private key, which only the holders of `keys:` can open".to_owned()
         }
-        "reissue_by_request" | "redeploy_by_request" => "`--replace` asks for it".to_owned(),
+        "reissue_by_request" | "redeploy_by_request" => "it was asked for".to_owned(),
         "redeploy_because_reissued" => "the certificate is issued anew".to_owned(),
         "redeploy_because_outdated" => format!(
             "it was last deployed with {}, and {} is current",
@@ -170,7 +170,7 @@ pub(super) fn also(change: &ResourceChange) -> Vec<&'static str> {
                 "reissue_because_names_changed" => "its names changed",
                 "reissue_because_preferred_chain_changed" => "another chain is configured",
                 "reissue_because_profile_changed" => "another profile is configured",
-                "reissue_by_request" => "`--replace` asks for it",
+                "reissue_by_request" => "it was asked for",
                 "renew_because_ari" => "the CA's window is open",
                 "renew_because_expired" => "it has expired",
                 "renew_because_window" => "it is due for renewal",
