@@ -62,9 +62,7 @@ fn a_disk_that_is_full_at_any_write_costs_nothing() {
         if world.orders() > orders {
             assert!(object.exists(), "{blocks}: an order without its intent: {run}");
         }
-        let strays: Vec<_> =
-            tree(&world.state_folder()).into_keys().filter(|path| is_temporary(path)).collect();
-        assert!(strays.is_empty(), "{blocks}: {strays:?}");
+        assert_no_strays(&world, &format!("{blocks}"));
 
         let run = world.project.certplan(&["apply", "--auto-approve"]);
         assert_eq!(run.code, Some(0), "{blocks}: {run}");
@@ -78,10 +76,15 @@ fn a_disk_that_is_full_at_any_write_costs_nothing() {
 }
 
 /// The same where it is not the room that is missing: a disk that is dying says so when it is asked to keep what was
-/// written, and a quota when a name is made.
+/// written, a quota when a name is made, and a file system of the network knows no locks or modes.
 #[test]
 fn a_disk_that_fails_at_any_time_costs_nothing() {
-    for (calls, errno, most) in [("fsync,fdatasync", "EIO", 26), ("rename,renameat,renameat2", "EDQUOT", 7)] {
+    for (calls, errno, most) in [
+        ("fsync,fdatasync", "EIO", 26),
+        ("rename,renameat,renameat2", "EDQUOT", 7),
+        ("flock", "ENOLCK", 10),
+        ("fchmod", "EPERM", 10),
+    ] {
         let world = World::new();
         world.configure(&[(
             "shop",
@@ -99,6 +102,7 @@ fn a_disk_that_fails_at_any_time_costs_nothing() {
                 assert!(matches!(run.code, Some(1 | 3)), "{what}: {run}");
                 assert!(run.stderr.contains("error"), "{what}: {run}");
             }
+            assert_no_strays(&world, &what);
             if world.accounts() > accounts {
                 assert!(world.state_folder().join("accounts/ca.json").exists(), "{what}: no key: {run}");
             }
@@ -149,6 +153,11 @@ fn with_too_few_open_files_nothing_is_lost() {
         assert_eq!(world.txt(), [], "{files}");
     }
     assert!(failed >= 1, "the limit was never met");
+}
+
+fn assert_no_strays(world: &World, what: &str) {
+    let strays: Vec<_> = tree(&world.state_folder()).into_keys().filter(|path| is_temporary(path)).collect();
+    assert!(strays.is_empty(), "{what}: {strays:?}");
 }
 
 fn is_temporary(path: &Path) -> bool {

@@ -174,7 +174,11 @@ impl Scratch {
             let is_ours = match made_ours {
                 Ok(()) => folder.is_same(&name, &file),
                 Err(Errno::WOULDBLOCK | Errno::INTR) => false,
-                Err(errno) => return Err(classify(errno, &folder.path_of(&name), "write")),
+                Err(errno) => {
+                    // Empty as it is, it is nobody's; what went wrong first is told.
+                    let _ = folder.remove(&name);
+                    return Err(classify(errno, &folder.path_of(&name), "write"));
+                }
             };
             if is_ours {
                 return Ok(Kept { folder: folder.path().to_owned(), name, file });
