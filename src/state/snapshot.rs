@@ -28,7 +28,7 @@ use crate::model::Issued;
 use crate::model::Name;
 
 /// How many objects one task reads and parses: enough to be worth a thread, few enough to share the work evenly.
-const CHUNK: usize = 128;
+const CHUNK: usize = 64;
 
 /// How many chunks are in the works: this bounds the octets that are held unparsed.
 const CHUNKS_AT_ONCE: usize = 4;

@@ -97,7 +97,7 @@ pub(super) struct Story {
     pub(super) issuer: String,
     /// Further issuers.
     pub(super) issuers: String,
-    /// The targets' block.
+    /// The targets, in braces; empty when the end of the configuration has them.
     pub(super) targets: String,
     /// What defaults has.
     pub(super) defaults: String,
@@ -148,6 +148,10 @@ impl Story {
 
     /// Writes the configuration; `rest` is its end, from `certificates:` on.
     pub(super) fn configure(&self, rest: &str) {
+        let targets = match self.targets.as_str() {
+            "" => String::new(),
+            targets => format!("targets: {{ {targets} }}\n"),
+        };
         let zones = if self.zones.is_empty() { String::new() } else { format!("    {}\n", self.zones) };
         self.project.write(
             "certplan.yaml",
@@ -155,14 +159,13 @@ impl Story {
                 "version: 1\nproject: story\nencryption: {{ recipients: [{recipient}] }}\n\
                  issuers:\n  ca:\n    acme: {{ directory: \"{directory}\", ca_bundle: pebble.pem, agree_tos: true, {issuer} }}\n{issuers}\
                  dns:\n  main:\n    {block}\n{zones}    propagation: {{ resolvers: [\"127.0.0.1:{port}\"] }}\n\
-                 targets: {{ {targets} }}\ndefaults: {{ {defaults} }}\n{rest}",
+                 {targets}defaults: {{ {defaults} }}\n{rest}",
                 recipient = self.project.recipient(),
                 directory = self.pebble.directory_url(),
                 issuer = self.issuer,
                 issuers = self.issuers,
                 block = self.dns.block(&self.key),
                 port = self.dns.port(),
-                targets = self.targets,
                 defaults = self.defaults,
             ),
         );

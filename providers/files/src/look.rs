@@ -20,13 +20,12 @@ use rustix::fs::fstat;
 use rustix::fs::openat;
 use rustix::fs::statat;
 use rustix::io::Errno;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use x509_parser::extensions::GeneralName;
 use x509_parser::extensions::SubjectAlternativeName;
 use x509_parser::nom::Parser;
 use x509_parser::oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME;
 use x509_parser::prelude::FromDer;
+use x509_parser::prelude::Pem;
 use x509_parser::prelude::X509Certificate;
 use x509_parser::prelude::X509CertificateParser;
 use zeroize::Zeroizing;
@@ -270,7 +269,8 @@ fn read(file: OwnedFd) -> Result<(Zeroizing<Vec<u8>>, Stat), Errno> {
 }
 
 fn first_certificate(pem: &[u8]) -> Option<Deployed> {
-    let der = CertificateDer::from_pem_slice(pem).ok()?;
+    let mut blocks = Pem::iter_from_buffer(pem).map_while(Result::ok);
+    let der = blocks.find(|block| block.label == "CERTIFICATE")?.contents;
     // All extensions but one say nothing of what is told here, and take the longest.
     let (_, leaf) = X509CertificateParser::new().with_deep_parse_extensions(false).parse(&der).ok()?;
     let mut serial = String::with_capacity(40);

@@ -24,10 +24,27 @@ impl Apache {
     /// # Panics
     /// When Apache is missing or does not start.
     pub fn start(certificate: &Path) -> Option<Self> {
+        let certificate = certificate.display();
+        Self::with(|port| {
+            format!(
+                "<VirtualHost 127.0.0.1:{port}>\n\
+                   SSLEngine on\n\
+                   SSLCertificateFile {certificate}/fullchain.pem\n\
+                   SSLCertificateKeyFile {certificate}/privkey.pem\n\
+                 </VirtualHost>\n"
+            )
+        })
+    }
+
+    /// Starts Apache with a virtual host for a port; `None` when it may be skipped.
+    ///
+    /// # Panics
+    /// When Apache is missing or does not start.
+    pub fn with(host: impl FnOnce(u16) -> String) -> Option<Self> {
         let program = peer("apache2")?;
         let folder = tempfile::tempdir().expect("a folder for Apache");
         let port = free_port();
-        fs::write(folder.path().join("httpd.conf"), configuration(folder.path(), certificate, port))
+        fs::write(folder.path().join("httpd.conf"), configuration(folder.path(), port, &host(port)))
             .expect("the folder is writable");
         let mut command = Command::new(&program);
         command.args(arguments(folder.path())).arg("-DFOREGROUND");
@@ -71,10 +88,10 @@ fn arguments(folder: &Path) -> Vec<String> {
     vec!["-d".into(), folder.to_string(), "-f".into(), format!("{folder}/httpd.conf")]
 }
 
-fn configuration(folder: &Path, certificate: &Path, port: u16) -> String {
+fn configuration(folder: &Path, port: u16, host: &str) -> String {
     // Where Debian's package puts the modules.
     const MODULES: &str = "/usr/lib/apache2/modules";
-    let (folder, certificate) = (folder.display(), certificate.display());
+    let folder = folder.display();
     // As root, Apache changes to another user, who has to exist.
     let user = if fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0) {
         "User daemon\nGroup daemon\n"
@@ -96,10 +113,6 @@ fn configuration(folder: &Path, certificate: &Path, port: u16) -> String {
          LoadModule ssl_module {MODULES}/mod_ssl.so\n\
          StartServers 1\n\
          SSLSessionCache none\n\
-         <VirtualHost 127.0.0.1:{port}>\n\
-           SSLEngine on\n\
-           SSLCertificateFile {certificate}/fullchain.pem\n\
-           SSLCertificateKeyFile {certificate}/privkey.pem\n\
-         </VirtualHost>\n"
+         {host}"
     )
 }

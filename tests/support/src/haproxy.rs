@@ -24,10 +24,19 @@ impl Haproxy {
     /// # Panics
     /// When HAProxy is missing or does not start.
     pub fn start(certificates: &Path) -> Option<Self> {
+        let certificates = certificates.display();
+        Self::with(|port| format!("frontend tls\n  bind 127.0.0.1:{port} ssl crt {certificates}\n"))
+    }
+
+    /// Starts HAProxy, as master and worker, with a frontend for a port; `None` when it may be skipped.
+    ///
+    /// # Panics
+    /// When HAProxy is missing or does not start.
+    pub fn with(frontend: impl FnOnce(u16) -> String) -> Option<Self> {
         let program = peer("haproxy")?;
         let folder = tempfile::tempdir().expect("a folder for HAProxy");
         let port = free_port();
-        fs::write(folder.path().join("haproxy.cfg"), configuration(certificates, port))
+        fs::write(folder.path().join("haproxy.cfg"), configuration(&frontend(port)))
             .expect("the folder is writable");
         let mut command = Command::new(&program);
         command
@@ -67,11 +76,10 @@ impl WebServer for Haproxy {
     }
 }
 
-fn configuration(certificates: &Path, port: u16) -> String {
-    let certificates = certificates.display();
+fn configuration(frontend: &str) -> String {
     format!(
         "global\n  ssl-default-bind-options ssl-min-ver TLSv1.2\n\
          defaults\n  mode http\n  timeout connect 5s\n  timeout client 5s\n  timeout server 5s\n\
-         frontend tls\n  bind 127.0.0.1:{port} ssl crt {certificates}\n  http-request return status 204\n"
+         {frontend}  http-request return status 204\n"
     )
 }

@@ -24,10 +24,29 @@ impl Nginx {
     /// # Panics
     /// When nginx is missing or does not start.
     pub fn start(certificate: &Path) -> Option<Self> {
+        let certificate = certificate.display();
+        Self::with(|port| {
+            format!(
+                "server {{\n\
+                   listen 127.0.0.1:{port} ssl;\n\
+                   server_name localhost;\n\
+                   ssl_certificate {certificate}/fullchain.pem;\n\
+                   ssl_certificate_key {certificate}/privkey.pem;\n\
+                   return 204;\n\
+                 }}\n"
+            )
+        })
+    }
+
+    /// Starts nginx with a `server` block for a port; `None` when it may be skipped.
+    ///
+    /// # Panics
+    /// When nginx is missing or does not start.
+    pub fn with(block: impl FnOnce(u16) -> String) -> Option<Self> {
         let program = peer("nginx")?;
         let folder = tempfile::tempdir().expect("a folder for nginx");
         let port = free_port();
-        fs::write(folder.path().join("nginx.conf"), configuration(folder.path(), certificate, port))
+        fs::write(folder.path().join("nginx.conf"), configuration(folder.path(), &block(port)))
             .expect("the folder is writable");
         let mut command = Command::new(&program);
         command.args(arguments(folder.path()));
@@ -78,8 +97,8 @@ fn arguments(folder: &Path) -> Vec<String> {
     ]
 }
 
-fn configuration(folder: &Path, certificate: &Path, port: u16) -> String {
-    let (folder, certificate) = (folder.display(), certificate.display());
+fn configuration(folder: &Path, block: &str) -> String {
+    let folder = folder.display();
     format!(
         "daemon off;\n\
          master_process on;\n\
@@ -91,13 +110,7 @@ fn configuration(folder: &Path, certificate: &Path, port: u16) -> String {
            access_log off;\n\
            client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;\n\
            uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;\n\
-           server {{\n\
-             listen 127.0.0.1:{port} ssl;\n\
-             server_name localhost;\n\
-             ssl_certificate {certificate}/fullchain.pem;\n\
-             ssl_certificate_key {certificate}/privkey.pem;\n\
-             return 204;\n\
-           }}\n\
+           {block}\n\
          }}\n"
     )
 }

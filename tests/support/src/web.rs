@@ -61,7 +61,7 @@ pub(crate) fn stop(server: &mut Server) {
 /// When `openssl` is not installed.
 pub fn served_fingerprint(port: u16) -> Option<String> {
     let handshake = Command::new("openssl")
-        .args(["s_client", "-connect", &format!("127.0.0.1:{port}"), "-servername", "shop.example.com"])
+        .args(["s_client", "-connect", &format!("127.0.0.1:{port}"), "-servername", "shop.example.org"])
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output()
