@@ -1,6 +1,7 @@
 //! Bad input and bad days: what was named in advance, and what follows from it.
 
 mod ca;
+mod deployments;
 mod disk;
 mod dns;
 mod forged;
