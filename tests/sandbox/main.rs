@@ -14,3 +14,4 @@ mod faults;
 mod load;
 mod peers;
 mod restart;
+mod validation;
