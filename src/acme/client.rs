@@ -50,6 +50,8 @@ pub struct AcmeSettings {
     pub timeout: Duration,
     /// How requests are repeated. A `Retry-After` beyond the longest pause becomes an error that carries it.
     pub retry: RetryPolicy,
+    /// How long a CA is waited for together that answers nobody any more, before all give it up.
+    pub patience: Duration,
     /// Where proxies come from.
     pub proxy: ProxySource,
     /// Ends every wait, and lets no further request out.
@@ -57,7 +59,7 @@ pub struct AcmeSettings {
 }
 
 impl AcmeSettings {
-    /// The defaults for a directory: 32 requests in flight, 30 s for each.
+    /// The defaults for a directory: 32 requests in flight, 30 s for each, a minute for a CA that falls silent.
     pub fn new(directory: Url) -> Self {
         Self {
             directory,
@@ -67,6 +69,7 @@ impl AcmeSettings {
             max_in_flight: 32,
             timeout: Duration::from_secs(30),
             retry: RetryPolicy::default(),
+            patience: Duration::from_secs(60),
             proxy: ProxySource::default(),
             cancel: CancellationToken::new(),
         }
@@ -100,9 +103,10 @@ impl AcmeClient {
         self.transport.resources.get()?.clock_ahead
     }
 
-    /// Lets the directory be asked for again at once when it could not be fetched.
+    /// Lets the CA be asked again at once when the directory could not be fetched, or it was silent.
     pub fn forget_failure(&self) {
         self.transport.resources.forget_failure();
+        self.transport.silence.forget();
     }
 
     /// Asks when a certificate should be renewed ([RFC 9773, section 4](https://www.rfc-editor.org/rfc/rfc9773#section-4)).

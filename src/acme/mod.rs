@@ -42,6 +42,7 @@ mod order;
 mod origin;
 mod problem;
 mod session;
+mod silence;
 mod transport;
 mod wait;
 

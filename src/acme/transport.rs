@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use certplan_http::ClientSettings;
 use certplan_http::HttpClient;
+use certplan_http::HttpError;
 use certplan_http::Request;
 use certplan_http::Response;
 use certplan_http::RetryPolicy;
@@ -29,6 +30,7 @@ use super::jws::Signer;
 use super::nonce::NoncePool;
 use super::origin::Origin;
 use super::problem::Problem;
+use super::silence::Silence;
 
 const REPLAY_NONCE: HeaderName = HeaderName::from_static("replay-nonce");
 const JOSE_JSON: HeaderValue = HeaderValue::from_static("application/jose+json");
@@ -59,6 +61,7 @@ pub(super) struct Transport {
     nonces: NoncePool,
     retry: RetryPolicy,
     pub(super) resources: Once<Resources, AcmeError>,
+    pub(super) silence: Silence,
     /// Nothing is sent before: the server, or what stands before it, turned a request away for the load it has.
     held_until: Mutex<Option<Instant>>,
 }
@@ -84,6 +87,7 @@ impl Transport {
             nonces: NoncePool::default(),
             retry: settings.retry.clone(),
             resources: Once::new(),
+            silence: Silence::new(settings.patience),
             held_until: Mutex::new(None),
         })
     }
@@ -162,8 +166,12 @@ impl Transport {
         if self.cancel.is_cancelled() {
             return Err(AcmeError::Cancelled);
         }
-        let response = self.http.once(request, None).await?;
+        let asked = self.silence.ask(&self.cancel, || request.target(), self.http.once(request, None)).await;
         drop(permit);
+        let response = match asked {
+            Err(HttpError::Cancelled { .. }) => return Err(AcmeError::Cancelled),
+            asked => asked?,
+        };
         self.heed(&response);
         Ok(response)
     }

@@ -47,6 +47,8 @@ pub(crate) enum Reply {
     Close,
     /// Answers one byte after the other, for ever.
     Drip,
+    /// Says nothing.
+    Silence,
 }
 
 impl Reply {
@@ -232,6 +234,11 @@ async fn respond(stream: &mut BufReader<TcpStream>, call: &Call, reply: Reply, i
     let (status, headers, body) = match reply {
         Reply::Answer { status, headers, body } => (status, headers, body),
         Reply::Close => return None,
+        // Until the client goes.
+        Reply::Silence => {
+            let _ = stream.read_u8().await;
+            return None;
+        }
         Reply::Drip => {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n").await.ok()?;
             while stream.write_all(b"x").await.is_ok() {

@@ -1,4 +1,7 @@
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -287,6 +290,45 @@ async fn a_server_that_drips_is_given_up() {
     assert!(error.outcome_is_unknown() && error.is_retryable(), "{error:?}");
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     assert_eq!(fake.calls("/order").len(), 4);
+}
+
+#[tokio::test]
+async fn a_ca_that_is_silent_for_a_while_is_waited_for_together() {
+    let silent = Arc::new(AtomicBool::new(false));
+    let rule = Arc::clone(&silent);
+    let fake = Fake::start(move |_, _| rule.load(Ordering::SeqCst).then_some(Reply::Silence)).await;
+    let mut settings = fake.settings();
+    settings.timeout = Duration::from_millis(100);
+    let session = fake.session_of(&AcmeClient::new(settings).unwrap());
+    let url = format!("{}/authz/1", fake.base);
+    session.authorization(&url).await.unwrap();
+    silent.store(true, Ordering::SeqCst);
+    let ask_all = futures::future::join_all((0..100).map(|_| session.authorization(&url)));
+    let (answers, ()) = tokio::join!(ask_all, async {
+        // Many times as long as one alone tries.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        silent.store(false, Ordering::SeqCst);
+    });
+    let failed = answers.iter().filter(|answer| answer.is_err()).count();
+    assert!(failed <= 10, "{failed} of 100 gave up by themselves");
+}
+
+#[tokio::test]
+async fn a_ca_that_stays_silent_is_given_up_together() {
+    let fake = Fake::start(|call, _| (call.path != "/dir").then_some(Reply::Silence)).await;
+    let mut settings = fake.settings();
+    settings.timeout = Duration::from_millis(100);
+    settings.patience = Duration::from_millis(500);
+    let session = fake.session_of(&AcmeClient::new(settings).unwrap());
+    let url = format!("{}/authz/1", fake.base);
+    let answers = futures::future::join_all((0..500).map(|_| session.authorization(&url))).await;
+    assert!(answers.iter().all(Result::is_err));
+    // Those that were in flight, and one after the other for half a second: not each of them four times.
+    assert!(fake.calls("").len() < 100, "{}", fake.calls("").len());
+    let told = answers.iter().filter(|answer| {
+        answer.as_ref().is_err_and(|error| error.to_string().contains("has answered nobody for a while"))
+    });
+    assert!(told.count() > 400, "{:?}", answers[499]);
 }
 
 #[tokio::test]
