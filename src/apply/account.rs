@@ -196,7 +196,7 @@ impl Apply {
         }
         let eab = match &acme.eab {
             Some(eab) => Some(EabCredential {
-                key_id: self.secrets.resolve(&eab.key_id)?.expose().to_owned(),
+                key_id: self.secrets.resolve(&eab.key_id)?.expose().trim().to_owned(),
                 hmac_key: self.secrets.resolve(&eab.hmac_key)?,
             }),
             None => None,

@@ -330,6 +330,9 @@ impl ApplyError {
             Self::Acme(AcmeError::ExternalAccountRequired) => {
                 "the CA gives out a key id and an HMAC key: put them into `eab:` of the issuer"
             }
+            Self::Acme(AcmeError::AccountDoesNotExist(_)) => {
+                "where the CA was set up anew, or the account was closed, give the issuer another name in the configuration: it gets an account of its own, and its certificates stay"
+            }
             Self::NoAccountOfKey { .. } => {
                 "check the key, and that the account is of this CA; a key without an account is registered only for an issuer that has none yet"
             }
@@ -337,7 +340,7 @@ impl ApplyError {
                 "run with an identity of `encryption.keys`, or ask for a new certificate with `--replace`"
             }
             Self::NotServed { .. } => {
-                "the previous certificate was brought back; look at the server's own log"
+                "what was there before was brought back; look at the server's own log, and where no server runs before it has a certificate, deploy once without `verify`"
             }
             Self::Lease(error) => return error.hint().map(str::to_owned),
             Self::Seal(SealError::NoIdentity { .. }) => {

@@ -48,11 +48,11 @@ pub(crate) fn now() -> Timestamp {
 
 /// A variable of the environment; an empty one counts as unset.
 pub(crate) fn variable(name: &str) -> Option<OsString> {
-    set(name).filter(|value| !value.is_empty())
+    as_it_is(name).filter(|value| !value.is_empty())
 }
 
 #[expect(clippy::disallowed_methods, reason = "the edge is where the environment is read")]
-fn set(name: &str) -> Option<OsString> {
+fn as_it_is(name: &str) -> Option<OsString> {
     env::var_os(name)
 }
 
@@ -114,7 +114,7 @@ impl SecretResolver for EdgeSecrets {
     fn resolve(&self, reference: &SecretRef) -> Result<Secret, Unresolved> {
         let unresolved = |reason: String| Unresolved { reference: reference.clone(), reason };
         let text = match reference {
-            SecretRef::Env(name) => set(name)
+            SecretRef::Env(name) => as_it_is(name)
                 .ok_or_else(|| unresolved("is not set".to_owned()))?
                 .into_string()
                 .map_err(|_| unresolved("is not valid UTF-8".to_owned()))?,

@@ -53,7 +53,7 @@ pub(crate) struct PlanArgs {
     #[arg(long, value_enum, value_name = "CAUSE", help_heading = "Selection")]
     only: Option<OnlyArg>,
 
-    /// Ask for a new certificate although none is due; repeatable
+    /// Ask for a new certificate, or to deploy the current one again, although nothing is due; repeatable
     #[arg(long, value_name = "ADDRESS")]
     replace: Vec<Address>,
 
@@ -147,18 +147,10 @@ pub(crate) async fn plan(
     if options.refreshed {
         observed = refresh.observe(|name| selected(project, options, name)).await;
     }
-    let input = PlanInput {
-        desired: &project.desired,
-        prior: &prior,
-        observed: &observed,
-        now: context.now,
-        options,
-    };
-    let mut planned = plan::plan(&input);
     // What issuing needs is looked at only where something is to be issued: with the CA down and nothing due, a plan works.
-    let (issuers, names) = to_issue(&planned, &project.desired);
-    if options.refreshed && !names.is_empty() {
-        refresh.prepare(&mut observed, &issuers, &names).await;
+    // What is seen there may make more of it due.
+    let mut prepared = NameSet::new();
+    let planned = loop {
         let input = PlanInput {
             desired: &project.desired,
             prior: &prior,
@@ -166,8 +158,14 @@ pub(crate) async fn plan(
             now: context.now,
             options,
         };
-        planned = plan::plan(&input);
-    }
+        let planned = plan::plan(&input);
+        let (issuers, names) = to_issue(&planned, &project.desired);
+        if !options.refreshed || names.is_subset(&prepared) {
+            break planned;
+        }
+        refresh.prepare(&mut observed, &issuers, &names).await;
+        prepared.extend(names);
+    };
     let ari = fresh_windows(&prior, &observed);
     let operations = prior.certificates.values().filter_map(|known| known.record.operation.as_ref());
     let journaled = operations.map(|operation| (operation.id.clone(), operation.txt.clone())).collect();

@@ -97,8 +97,8 @@ impl ChallengeLocation {
 
 /// A window that is checked with the clock.
 impl AriRecord {
-    /// Whether the CA is due to be asked again.
+    /// Whether the CA is due to be asked again: also when this was fetched later than now, for then a clock is wrong.
     pub fn is_due(&self, now: Timestamp) -> bool {
-        now >= self.next_check
+        now >= self.next_check || now < self.fetched
     }
 }

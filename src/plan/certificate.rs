@@ -4,6 +4,7 @@ use crate::model::Address;
 use crate::model::AriRecord;
 use crate::model::Fact;
 use crate::model::Name;
+use crate::model::Operation;
 use crate::model::Stage;
 
 use super::NextRenewal;
@@ -19,9 +20,11 @@ use super::text::span;
 use super::view;
 
 /// A certificate's change, and whether its deployments follow in the same plan.
-struct Ordered {
+struct Ordered<'a> {
     change: Change,
     deploys: bool,
+    /// The operation of an earlier run that is finished.
+    resumed: Option<&'a Operation>,
 }
 
 impl<'a> Planner<'a> {
@@ -46,10 +49,13 @@ impl<'a> Planner<'a> {
         }
         let ordered = if selected { self.order(subject, renewal.as_ref()) } else { None };
         let needs = self.deployment_needs(subject, ordered.as_ref().is_some_and(|ordered| ordered.deploys));
-        let follows = ordered.as_ref().filter(|ordered| ordered.deploys).map(|ordered| ordered.change.cause);
+        let follows = ordered
+            .as_ref()
+            .filter(|ordered| ordered.deploys)
+            .map(|ordered| (ordered.change.cause, ordered.resumed));
         let mut change = ordered.map(|ordered| ordered.change);
         let deployments = match follows {
-            Some(cause) => self.follow(subject, cause),
+            Some((cause, resumed)) => self.follow(subject, cause, resumed),
             None if self.is_sealed(subject) && !needs.is_empty() => {
                 let (sealed, following) = self.unseal(subject, selected, renewal.as_ref(), &needs);
                 change = change.or(sealed);
@@ -140,7 +146,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The change of a certificate: to order one, to finish an order, or to clean up after one.
-    fn order(&mut self, subject: Subject<'a>, renewal: Option<&Renewal>) -> Option<Ordered> {
+    fn order(&mut self, subject: Subject<'a>, renewal: Option<&Renewal>) -> Option<Ordered<'a>> {
         let record = subject.record();
         let operation = record.operation.as_ref();
         let mut superseded = false;
@@ -153,7 +159,7 @@ impl<'a> Planner<'a> {
             let finish = wanted || (operation.stage == Stage::Finalizing && self.is_reachable(operation));
             if finish {
                 let change = self.finish(subject, operation, wanted)?;
-                return Some(Ordered { change, deploys: wanted });
+                return Some(Ordered { change, deploys: wanted, resumed: Some(operation) });
             }
             superseded = true;
         }
@@ -161,10 +167,10 @@ impl<'a> Planner<'a> {
         if !reasons.is_empty()
             && let Some(change) = self.issue(subject, renewal, &reasons, superseded)
         {
-            return Some(Ordered { change, deploys: true });
+            return Some(Ordered { change, deploys: true, resumed: None });
         }
         let change = self.close(subject, operation?, superseded)?;
-        Some(Ordered { change, deploys: false })
+        Some(Ordered { change, deploys: false, resumed: None })
     }
 
     pub(super) fn directory(&self, subject: Subject<'a>) -> Option<&'a str> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::model::Address;
+use crate::model::CertificateFacts;
 use crate::model::CertificateRecord;
 use crate::model::DesiredIssuer;
 use crate::model::Fact;
@@ -19,6 +20,7 @@ use super::change::Deferral;
 use super::change::WaitsFor;
 use super::planner::Planner;
 use super::planner::Subject;
+use super::renewal::at;
 
 /// What is wanted of the CA, for a check.
 #[derive(Debug, Clone, Copy)]
@@ -231,6 +233,7 @@ impl<'a> Planner<'a> {
     pub(super) fn is_limited(&mut self, subject: Subject<'a>, directory: &str, wanted: Wanted<'_>) -> bool {
         let now = self.input.now;
         let names = &subject.desired.names;
+        let now_there = self.now_at(&subject.desired.issuer);
         let by_itself = matches!(wanted.cause, Cause::Time | Cause::Ca) && !wanted.requested;
         let (waits_for, until, message) = if let Some(until) =
             self.ledger().exact_set(directory, names, now).filter(|_| !wanted.exempt)
@@ -242,7 +245,12 @@ impl<'a> Planner<'a> {
                     .to_owned(),
             )
         } else if let Some(until) =
-            self.ledger().loop_guard(directory, names, wanted.lifetime, now).filter(|_| by_itself)
+            self.ledger().loop_guard(directory, names, wanted.lifetime, now).and_then(|until| {
+                // It bounds what a wrong window or clock costs, and must never cost the certificate itself.
+                let latest = wanted.record.current.as_ref().map(|current| latest(&current.facts));
+                let until = latest.map_or(until, |latest| until.min(latest));
+                (by_itself && until > now_there).then_some(until)
+            })
         {
             (
                 WaitsFor::LoopGuard,
@@ -283,4 +291,10 @@ impl<'a> Planner<'a> {
             cause: wanted.cause,
         });
     }
+}
+
+/// When a renewal is held back no longer, by nothing that is only careful: a sixth of the lifetime is left then.
+fn latest(facts: &CertificateFacts) -> Timestamp {
+    let left = facts.lifetime().as_secs().max(0) / 6;
+    at(facts.not_after.as_second().saturating_sub(left))
 }

@@ -1,7 +1,10 @@
 //! Whose clock says what is due.
 //!
-//! The CA dates certificates, so where it was asked and its clock is not this machine's, its own decides: a machine that
-//! is a day ahead renews nothing too early, and one that is behind nothing too late.
+//! A CA dates its certificates and tells the time with its directory, wherever that is asked for. When its clock and this
+//! machine's are apart nobody knows which is wrong, so that what is due by either of them is due: that may renew early,
+//! which the limits and the guard against loops bound, and it never renews too late.
+
+use std::time::Duration;
 
 use jiff::SignedDuration;
 use jiff::Timestamp;
@@ -16,31 +19,32 @@ use super::text::moment;
 use super::text::span;
 
 /// How far clocks may be apart before anybody hears of it.
-const TOLERATED: SignedDuration = SignedDuration::from_mins(5);
+const TOLERATED: Duration = Duration::from_secs(5 * 60);
 
 /// How long before a certificate begins a clock may say that it is. One that begins minutes from now is taken from the CA,
 /// and of two runners each may have some minutes of its own.
 const BEGINS: SignedDuration = SignedDuration::from_hours(1);
 
 impl<'a> Planner<'a> {
-    /// The time by which certificates of an issuer are judged.
+    /// The time by which certificates of an issuer are judged: the later one, by this machine's clock and the CA's.
     pub(super) fn now_at(&self, issuer: &Name) -> Timestamp {
+        let now = self.input.now;
         match self.apart(issuer) {
-            Some(ahead) => self.input.now.checked_sub(ahead).unwrap_or(self.input.now),
-            None => self.input.now,
+            Some(ahead) => now.checked_sub(ahead).map_or(now, |theirs| theirs.max(now)),
+            None => now,
         }
     }
 
     /// How far this machine's clock is ahead of the CA's, if that is too far.
     fn apart(&self, issuer: &Name) -> Option<SignedDuration> {
-        self.input.observed.clocks.get(issuer).copied().filter(|ahead| ahead.abs() > TOLERATED)
+        self.input.observed.clocks.get(issuer).copied().filter(|ahead| ahead.unsigned_abs() > TOLERATED)
     }
 
-    /// Notes a certificate that would begin in the future.
-    pub(super) fn check_beginning(&mut self, name: &'a Name, issuer: &Name, current: &Issued) {
+    /// Notes a certificate that would begin in the future, by this machine's clock and the CA's.
+    pub(super) fn check_beginning(&mut self, name: &'a Name, issuer: &'a Name, current: &Issued) {
         let begins = current.facts.not_before;
         if begins.duration_since(self.now_at(issuer)) > BEGINS {
-            self.not_begun.push((begins, name));
+            self.not_begun.entry(issuer).or_default().push((begins, name));
         }
     }
 
@@ -53,27 +57,29 @@ impl<'a> Planner<'a> {
             self.warn(
                 Address::Account(issuer.clone()),
                 format!(
-                    "this machine's clock is {} {} that of the CA: what is due is judged by the CA's",
+                    "this machine's clock is {} {} that of the CA: what is due by either is due",
                     span(seconds),
                     if seconds < 0 { "behind" } else { "ahead of" }
                 ),
-                Some("set this machine's clock; with `--refresh=false` the CA is not asked, and this clock counts"),
+                Some("set the clock that is wrong"),
             );
         }
-        let Some((begins, name)) = self.not_begun.iter().max().copied() else { return };
-        let others = match self.not_begun.len() - 1 {
-            0 => String::new(),
-            others => format!(", and {others} more"),
-        };
-        self.fail(
-            None,
-            format!(
-                "this machine's clock says {}, and certificate/{name} begins to be valid on {}{others}: what is due \
-                 cannot be judged",
-                moment(self.input.now),
-                moment(begins)
-            ),
-            "set this machine's clock".to_owned(),
-        );
+        for (issuer, not_begun) in std::mem::take(&mut self.not_begun) {
+            let Some((begins, name)) = not_begun.iter().max() else { continue };
+            let others = match not_begun.len() - 1 {
+                0 => String::new(),
+                others => format!(", and {others} more later than now"),
+            };
+            self.fail(
+                Some(Address::Account(issuer.clone())),
+                format!(
+                    "this machine's clock says {}, and certificate/{name} begins to be valid on {}{others}: what is due \
+                     cannot be judged",
+                    moment(self.input.now),
+                    moment(*begins)
+                ),
+                "set this machine's clock".to_owned(),
+            );
+        }
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use crate::model::Address;
-use crate::model::CertName;
 use crate::model::Deployed;
 use crate::model::DeploymentRecord;
 use crate::model::DesiredDeployment;
@@ -12,7 +11,7 @@ use crate::model::Fact;
 use crate::model::Fingerprint;
 use crate::model::Issued;
 use crate::model::Name;
-use crate::model::NameSet;
+use crate::model::Operation;
 use crate::model::ReadBack;
 use crate::model::Served;
 use crate::model::Slot;
@@ -26,11 +25,11 @@ use super::change::Changed;
 use super::change::Details;
 use super::change::Drift;
 use super::digest::Digest;
+use super::downgrade::Coming;
 use super::planner::Planner;
 use super::planner::Subject;
 use super::step::DeployStep;
 use super::step::Step;
-use super::text;
 use super::view;
 
 /// Why a deployment is made, without a new certificate.
@@ -54,7 +53,7 @@ impl<'a> Planner<'a> {
                 || !self.is_deployable(subject, entry)
                 || !self.selects(&address(subject, entry), &subject.desired.labels)
                 || !self.takes(need.cause, need.reason == Reason::RedeployBecauseOutdated)
-                || self.would_downgrade(subject, current, entry)
+                || self.would_downgrade(subject, entry, Coming::Current(current))
             {
                 continue;
             }
@@ -64,11 +63,20 @@ impl<'a> Planner<'a> {
     }
 
     /// The deployments that follow when another certificate is current.
-    pub(super) fn follow(&mut self, subject: Subject<'a>, cause: Cause) -> Vec<Change> {
+    ///
+    /// `resumed` is the operation that gets it, where that began before.
+    pub(super) fn follow(
+        &mut self,
+        subject: Subject<'a>,
+        cause: Cause,
+        resumed: Option<&Operation>,
+    ) -> Vec<Change> {
         let mut changes = Vec::new();
         for entry in &subject.desired.deploy {
             if !self.is_deployable(subject, entry)
                 || !self.selects(&address(subject, entry), &subject.desired.labels)
+                || resumed
+                    .is_some_and(|operation| self.would_downgrade(subject, entry, Coming::Ordered(operation)))
             {
                 continue;
             }
@@ -148,44 +156,6 @@ impl<'a> Planner<'a> {
         }
         let (reason, details) = drift?;
         Some(Need { cause: Cause::Drift, reason, details })
-    }
-
-    /// Whether a target holds a certificate for the same names that ends later than the current one, which is an error:
-    /// state may be a copy from before it was issued, and what serves becomes older only where that is asked for.
-    ///
-    /// One that nobody signed is a placeholder, and one without a name that is wanted serves nobody.
-    fn would_downgrade(&mut self, subject: Subject<'a>, current: &Issued, entry: &DesiredDeployment) -> bool {
-        let record = subject.record();
-        let address = address(subject, entry);
-        let key = (subject.name_in_state().clone(), entry.target.clone());
-        let held = self.input.observed.deployments.get(&key).and_then(Fact::present);
-        let Some((held, until)) = held.and_then(|held| Some((held, held.not_after?))) else { return false };
-        let known = [record.previous.as_deref(), Some(current)]
-            .into_iter()
-            .flatten()
-            .map(|issued| issued.facts.fingerprint)
-            .chain(record.deployments.get(&entry.target).map(|recorded| recorded.fingerprint));
-        if until <= current.facts.not_after
-            || held.self_signed
-            || self.replace.contains(&address)
-            || held.fingerprint.is_some_and(|fingerprint| known.into_iter().any(|known| known == fingerprint))
-            || !covers(&held.names, &subject.desired.names)
-        {
-            return false;
-        }
-        self.fail(
-            Some(address.clone()),
-            format!(
-                "the target holds a certificate for these names that is valid until {}, longer than the current one of \
-                 state, which ends on {}: state may be an older copy",
-                text::moment(until),
-                text::moment(current.facts.not_after)
-            ),
-            format!(
-                "bring the newest copy of state back; where the one in state is right, `--replace {address}` deploys it"
-            ),
-        );
-        true
     }
 
     /// What is not as state remembers it; noted as drift.
@@ -461,12 +431,6 @@ impl<'a> Planner<'a> {
         }
         changes
     }
-}
-
-/// Whether a certificate for the names that were found serves all that are wanted; one whose names are not known may.
-fn covers(found: &[String], wanted: &NameSet) -> bool {
-    let names: Vec<CertName> = found.iter().filter_map(|name| name.parse().ok()).collect();
-    found.is_empty() || wanted.iter().all(|wanted| names.iter().any(|name| name.covers(wanted)))
 }
 
 fn address(subject: Subject<'_>, entry: &DesiredDeployment) -> Address {

@@ -61,7 +61,15 @@ impl PriorCertificate {
     pub fn new(record: Box<CertificateRecord>, revision: u64, encryption: Option<&Encryption>) -> Self {
         let key_readable = record.current.as_ref().is_none_or(|current| {
             encryption.is_none_or(|encryption| {
-                current.key.recipients.iter().any(|recipient| encryption.recipients.contains(recipient))
+                // Who is in `keys` as well opens every key, and is not who applies, unless nobody else is there.
+                let Encryption { recipients, keys } = encryption;
+                let apply = |recipient: &&String| keys.is_empty() || !keys.contains(recipient);
+                let others: Vec<&String> = recipients.iter().filter(apply).collect();
+                let sealed = &current.key.recipients;
+                match others.is_empty() {
+                    true => recipients.iter().any(|recipient| sealed.contains(recipient)),
+                    false => others.into_iter().any(|recipient| sealed.contains(recipient)),
+                }
             })
         });
         Self { record, revision, key_readable }

@@ -16,6 +16,7 @@ mod check;
 mod clock;
 mod deployment;
 mod digest;
+mod downgrade;
 mod input;
 pub mod json;
 mod limits;

@@ -88,7 +88,7 @@ impl<'a> Planner<'a> {
         }
         if alone && self.takes(due.1, false) {
             let message = if expired {
-                "it had expired by this clock as soon as it was issued: this clock or the CA's is wrong"
+                "it had expired as soon as it was issued: this machine's clock or the CA's is wrong"
             } else {
                 "it was issued a moment ago, and the CA's window is open already"
             };
@@ -219,7 +219,7 @@ impl<'a> Planner<'a> {
         match self.issue(subject, renewal, &[(Reason::ReissueBecauseKeySealed, need.cause)], false) {
             Some(change) => {
                 let cause = change.cause;
-                (Some(change), self.follow(subject, cause))
+                (Some(change), self.follow(subject, cause, None))
             }
             None => (None, Vec::new()),
         }

@@ -56,8 +56,8 @@ pub(super) struct Planner<'a> {
     pub(super) unreachable: BTreeMap<&'a Name, (usize, &'a str)>,
     /// How many certificates have no renewal information because it could not be read, and why, for the first.
     pub(super) without_ari: (usize, &'a str),
-    /// Certificates that begin later than the clock says it is.
-    pub(super) not_begun: Vec<(Timestamp, &'a Name)>,
+    /// Certificates that begin later than the clock says it is, by issuer.
+    pub(super) not_begun: BTreeMap<&'a Name, Vec<(Timestamp, &'a Name)>>,
     selected: usize,
     looked_at: usize,
 }
@@ -116,7 +116,7 @@ impl<'a> Planner<'a> {
             unencrypted: 0,
             unreachable: BTreeMap::new(),
             without_ari: (0, ""),
-            not_begun: Vec::new(),
+            not_begun: BTreeMap::new(),
             selected: 0,
             looked_at: 0,
         }

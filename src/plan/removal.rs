@@ -93,7 +93,9 @@ impl<'a> Planner<'a> {
             let message = format!(
                 "certificate/{successor} is new and has the same names: without `moved:` a rename costs an issuance"
             );
-            let help = format!("to rename it, write `moved: [{{ from: {name}, to: {successor} }}]`");
+            let help = format!(
+                "to rename it, write `moved: [{{ from: certificate.{name}, to: certificate.{successor} }}]`"
+            );
             self.warn(address.clone(), message, Some(&help));
         }
         let never_issued = record.current.is_none() && record.deployments.is_empty();

@@ -16,7 +16,7 @@ fn in_shell(project: &Project, before: &str, arguments: &[&str]) -> Run {
     project.certplan_under(Command::new(shell[0]).args(&shell[1..]), arguments)
 }
 
-/// Runs certplan with the n-th of some system calls failing. `None` where nobody may trace.
+/// Runs certplan with the n-th of some system calls failing, counted in each thread. `None` where nobody may trace.
 fn with_failing(project: &Project, calls: &str, errno: &str, when: u32, arguments: &[&str]) -> Option<Run> {
     let strace = certplan_test_support::peer("strace")?;
     let may = Command::new(&strace).args(["-qq", "-o", "/dev/null", "true"]).status();

@@ -321,7 +321,7 @@ fn a_secret_that_is_missing_is_named_and_nothing_is_touched() {
     check!(world.project.certplan(&["apply", "--auto-approve"]), @"
     1 error, and nothing else to do now.
 
-    Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: the secret of the TSIG key `certplan-sandbox.` is missing: environment variable `WORLD_TSIG_SECRET` is not set
+    Error: certificate/shop: where the challenge for `shop.example.test` goes could not be found out: DNS provider `local` cannot tell whether it has a zone for `_acme-challenge.shop.example.test`: the secret of the TSIG key `certplan-sandbox.` is missing: environment variable `WORLD_TSIG_SECRET` is empty
     [exit code: 1]
     ");
     world.project.set(SECRET, "not base64 at all!");

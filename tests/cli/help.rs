@@ -133,7 +133,8 @@ fn the_page_of_apply() {
       [PLANFILE]  A plan that `certplan plan --out` saved
 
     Options:
-          --replace <ADDRESS>       Ask for a new certificate although none is due; repeatable
+          --replace <ADDRESS>       Ask for a new certificate, or to deploy the current one again,
+                                    although nothing is due; repeatable
           --allow-remove <ADDRESS>  Allow to remove a certificate that still serves; repeatable
           --refresh [<BOOL>]        Look at targets, endpoints and the CA; `false` plans from the
                                     configuration and state alone [default: true] [possible values:
@@ -201,7 +202,8 @@ fn the_page_of_plan() {
     Usage: certplan plan [OPTIONS]
 
     Options:
-          --replace <ADDRESS>       Ask for a new certificate although none is due; repeatable
+          --replace <ADDRESS>       Ask for a new certificate, or to deploy the current one again,
+                                    although nothing is due; repeatable
           --allow-remove <ADDRESS>  Allow to remove a certificate that still serves; repeatable
           --refresh [<BOOL>]        Look at targets, endpoints and the CA; `false` plans from the
                                     configuration and state alone [default: true] [possible values:

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::thread;
+use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -29,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Terminal {
     keyboard: File,
     screen: Arc<Mutex<Vec<u8>>>,
+    reader: Option<JoinHandle<()>>,
     child: Child,
 }
 
@@ -62,14 +64,14 @@ impl Terminal {
         let mut reader = keyboard.try_clone().expect("a descriptor");
         let screen = Arc::new(Mutex::new(Vec::new()));
         let shown = Arc::clone(&screen);
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             let mut octets = [0; 4096];
             // It ends with an error when the last program has gone.
             while let Ok(count @ 1..) = reader.read(&mut octets) {
                 shown.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&octets[..count]);
             }
         });
-        Self { keyboard, screen, child }
+        Self { keyboard, screen, reader: Some(reader), child }
     }
 
     /// Everything that was shown so far, as it was sent to the terminal.
@@ -101,14 +103,21 @@ impl Terminal {
             match self.child.try_wait().expect("it is ours") {
                 Some(status) => break status,
                 None if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
-                None => {
-                    let _ = self.child.kill();
-                    panic!("it does not end:\n{}", self.screen());
-                }
+                None => panic!("it does not end:\n{}", self.screen()),
             }
         };
-        // What it wrote last is on its way through the terminal.
-        thread::sleep(Duration::from_millis(50));
+        // It reads to the end, for nobody has the other side of the terminal any more.
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("it only reads");
+        }
         (status.code(), self.screen())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // The terminal goes with `keyboard`, which ends certplan; this ends who waits for it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

@@ -101,9 +101,12 @@ pub struct Deployed {
     /// The end of the leaf's validity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<Timestamp>,
-    /// The leaf's DNS names; empty where the target does not tell them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub names: Vec<String>,
+    /// The beginning of the leaf's validity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// The leaf's DNS names; `None` where the target does not tell them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<Vec<String>>,
     /// Whether the leaf names itself as its issuer, as placeholders do that no CA signed.
     #[serde(default)]
     pub self_signed: bool,

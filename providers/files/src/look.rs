@@ -25,9 +25,9 @@ use x509_parser::extensions::SubjectAlternativeName;
 use x509_parser::nom::Parser;
 use x509_parser::oid_registry::OID_X509_EXT_SUBJECT_ALT_NAME;
 use x509_parser::prelude::FromDer;
-use x509_parser::prelude::Pem;
 use x509_parser::prelude::X509Certificate;
 use x509_parser::prelude::X509CertificateParser;
+use x509_parser::prelude::parse_x509_pem;
 use zeroize::Zeroizing;
 
 use crate::account::Owners;
@@ -268,9 +268,12 @@ fn read(file: OwnedFd) -> Result<(Zeroizing<Vec<u8>>, Stat), Errno> {
     Ok((octets, metadata))
 }
 
+const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
 fn first_certificate(pem: &[u8]) -> Option<Deployed> {
-    let mut blocks = Pem::iter_from_buffer(pem).map_while(Result::ok);
-    let der = blocks.find(|block| block.label == "CERTIFICATE")?.contents;
+    // From there on: what stands before it, as somebody's key, is not decoded.
+    let start = pem.windows(BEGIN.len()).position(|window| window == BEGIN)?;
+    let der = parse_x509_pem(&pem[start..]).ok()?.1.contents;
     // All extensions but one say nothing of what is told here, and take the longest.
     let (_, leaf) = X509CertificateParser::new().with_deep_parse_extensions(false).parse(&der).ok()?;
     let mut serial = String::with_capacity(40);
@@ -281,7 +284,8 @@ fn first_certificate(pem: &[u8]) -> Option<Deployed> {
         fingerprint: Some(fingerprint(&der)),
         serial: Some(serial),
         not_after: Timestamp::from_second(leaf.validity().not_after.timestamp()).ok(),
-        names: names(&leaf),
+        not_before: Timestamp::from_second(leaf.validity().not_before.timestamp()).ok(),
+        names: Some(names(&leaf)),
         self_signed: leaf.issuer().as_raw() == leaf.subject().as_raw(),
         ..Deployed::default()
     })

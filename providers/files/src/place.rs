@@ -52,6 +52,10 @@ pub(crate) enum PemFile {
 }
 
 impl PemFile {
+    /// All that there are.
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Cert, Self::Chain, Self::Combined, Self::Fullchain, Self::Privkey];
+
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Cert => "cert.pem",

@@ -16,11 +16,13 @@ use rustix::fs::mkdirat;
 use rustix::fs::openat;
 use rustix::fs::renameat;
 use rustix::fs::symlinkat;
+use rustix::fs::unlinkat;
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use crate::account::Owners;
 use crate::failure::failed;
+use crate::folders::remove_empty;
 use crate::folders::sync;
 use crate::folders::unlink;
 use crate::guard::io_failed;
@@ -114,12 +116,16 @@ impl Store {
             Step::RemoveFile { folder, file } => {
                 let path = home.join(folder);
                 match self.open_version(folder) {
-                    Ok(opened) => unlink(&opened, file, &path, AtFlags::empty()),
+                    // A folder by that name is somebody else's.
+                    Ok(opened) => match unlinkat(&opened, file.as_str(), AtFlags::empty()) {
+                        Ok(()) | Err(Errno::NOENT | Errno::ISDIR) => Ok(()),
+                        Err(error) => Err(failed("remove", &path.join(file), error)),
+                    },
                     Err(Errno::NOENT) => Ok(()),
                     Err(error) => Err(failed("open", &path, error)),
                 }
             }
-            Step::RemoveFolder { folder } => unlink(&self.home, folder, &home, AtFlags::REMOVEDIR),
+            Step::RemoveFolder { folder } => remove_empty(&self.home, folder, &home.join(folder)).map(drop),
             Step::RemoveLink => match self.entry()? {
                 Entry::Version(_) => {
                     unlink(&self.directory, &self.place.entry(), &self.place.directory, AtFlags::empty())

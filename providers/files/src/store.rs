@@ -1,3 +1,4 @@
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -88,6 +89,7 @@ impl Store {
     /// Opens the folder of a place, making what is missing, and locks it.
     pub(crate) fn create(place: Place, wait: Duration) -> Result<Self, ProviderError> {
         make_folders(&place.directory)?;
+        check_nesting(&place.directory)?;
         let path = place.directory.join(OURS);
         let directory = open_directory(&place.directory)?;
         make_folder(&directory, OURS, &path)?;
@@ -285,7 +287,7 @@ impl Store {
         Ok(steps)
     }
 
-    /// The steps that remove a version or a half-written one.
+    /// The steps that remove a version or a half-written one. What somebody else put into it stays, with its folder.
     pub(crate) fn clear(&self, folder: &str) -> Result<Vec<Step>, ProviderError> {
         let path = self.place.home().join(folder);
         let opened = match openat(&self.home, folder, FOLDER, Mode::empty()) {
@@ -293,9 +295,11 @@ impl Store {
             Err(Errno::NOENT) => return Ok(Vec::new()),
             Err(error) => return Err(failed("open", &path, error)),
         };
+        let is_ours = |file: &String| PemFile::ALL.iter().any(|ours| ours.name() == file);
         let mut steps: Vec<Step> = self
             .names(&opened, &path)?
             .into_iter()
+            .filter(is_ours)
             .map(|file| Step::RemoveFile { folder: folder.to_owned(), file })
             .collect();
         steps.push(Step::RemoveFolder { folder: folder.to_owned() });
@@ -373,4 +377,17 @@ pub(crate) fn foreign(place: &Place, what: &str) -> ProviderError {
         "`{path}` is {what} that certplan did not make and does not touch; move it away (`mv {path} {path}.old`) or set `name`",
         path = shown(&place.location())
     ))
+}
+
+/// Refuses a folder inside of what is deployed: it would go with the next version.
+fn check_nesting(directory: &Path) -> Result<(), ProviderError> {
+    let real = directory.canonicalize().map_err(|error| io_failed("look at", directory, &error))?;
+    let names: Vec<_> = real.iter().filter_map(OsStr::to_str).collect();
+    if names.windows(3).any(|names| names[0] == OURS && sequence(names[2]).is_some()) {
+        return Err(ProviderError::invalid(format!(
+            "`{}` lies in the folder of another deployment, whose next renewal would take it away; choose a folder beside it",
+            shown(directory)
+        )));
+    }
+    Ok(())
 }

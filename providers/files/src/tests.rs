@@ -387,6 +387,28 @@ async fn what_certplan_did_not_make_is_never_touched() {
 }
 
 #[tokio::test]
+async fn what_somebody_put_beside_our_files_is_kept_and_holds_nothing_up() {
+    let bench = Bench::new(json!({ "directory": "tls" }));
+    bench.deployed(1).await;
+    let version = fs::canonicalize(bench.path("tls/shop")).unwrap();
+    fs::create_dir(version.join("sub")).unwrap();
+    fs::write(version.join("dhparam.pem"), "somebody's").unwrap();
+    fs::remove_file(version.join("chain.pem")).unwrap();
+    fs::create_dir(version.join("chain.pem")).unwrap();
+    for number in 2..4 {
+        assert_eq!(bench.deployed(number).await.fingerprint, Some(bundle(number).fingerprint));
+    }
+    assert_eq!(names(version.clone()), ["chain.pem", "dhparam.pem", "sub"], "its key is gone");
+    let target = build(&json!({ "directory": "tls/shop/inside" }), bench.folder.path());
+    let slot = target.slot("other", &json!({})).unwrap();
+    let error = target.deploy(&context(), &slot, &bundle(4), None).await.unwrap_err();
+    assert!(error.to_string().contains("lies in the folder of another deployment"), "{error}");
+    bench.target.remove(&context(), &bench.slot(), None).await.unwrap();
+    assert_eq!(names(version), ["chain.pem", "dhparam.pem", "sub"]);
+    assert!(!bench.path("tls/shop").exists());
+}
+
+#[tokio::test]
 async fn a_folder_put_in_place_of_our_link_is_seen_and_kept() {
     let bench = Bench::new(json!({ "directory": "tls" }));
     let receipt = bench.target.deploy(&context(), &bench.slot(), &bundle(0), None).await.unwrap();

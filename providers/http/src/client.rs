@@ -99,8 +99,7 @@ impl HttpClient {
     /// Sets a client up.
     ///
     /// # Errors
-    /// [`HttpError::Settings`] when the CA bundle holds no certificate, the user agent is no header value, or a variable that
-    /// names a proxy holds none.
+    /// [`HttpError::Settings`] when the CA bundle holds no certificate, or the user agent is no header value.
     pub fn new(settings: &ClientSettings) -> Result<Self, HttpError> {
         let roots = match &settings.ca_bundle {
             None => Vec::new(),
@@ -117,9 +116,6 @@ impl HttpClient {
                 roots
             }
         };
-        if settings.proxy == ProxySource::Environment {
-            proxy::check()?;
-        }
         if HeaderValue::from_str(&settings.user_agent).is_err() {
             return Err(HttpError::Settings { reason: "the user agent is no header value".to_owned() });
         }
@@ -201,6 +197,9 @@ impl HttpClient {
 
     async fn exchange(&self, request: &Request, bound: Duration) -> Result<Response, HttpError> {
         let target = request.target();
+        if self.settings.proxy == ProxySource::Environment {
+            proxy::check(&request.url)?;
+        }
         let failed = |error: reqwest::Error| {
             let proxy = match self.settings.proxy {
                 ProxySource::Environment => proxy::of(&request.url),

@@ -87,18 +87,18 @@ impl HttpError {
         bound: Duration,
         proxy: Option<&str>,
     ) -> Self {
+        let through = |reason: String| match proxy {
+            Some(proxy) => format!("through the proxy `{proxy}`, which the environment names: {reason}"),
+            None => reason,
+        };
         if let Some(reason) = tls_failure(error) {
-            return Self::Tls { target, reason };
+            return Self::Tls { target, reason: through(reason) };
         }
         // A connection that takes too long counts as a timeout there as well, and is one that sent nothing.
         if error.is_connect() {
             let reason =
                 if error.is_timeout() { "no connection in time".to_owned() } else { innermost(error) };
-            let reason = match proxy {
-                Some(proxy) => format!("through the proxy `{proxy}`, which the environment names: {reason}"),
-                None => reason,
-            };
-            return Self::Connect { target, reason };
+            return Self::Connect { target, reason: through(reason) };
         }
         if error.is_timeout() {
             return Self::Timeout { target, after: bound };

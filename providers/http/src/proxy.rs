@@ -6,41 +6,60 @@ use url::Url;
 
 use crate::error::HttpError;
 
-/// The variables that name a proxy, each in both cases of letters as curl and others read them.
-const VARIABLES: [&str; 6] =
-    ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
-
-/// Fails where a variable that names a proxy is none: to go past it would be to leave by another way than was asked for.
-pub(crate) fn check() -> Result<(), HttpError> {
-    VARIABLES.iter().try_for_each(|variable| match variable_of(variable) {
-        Some(value) if !value.is_empty() && !is_proxy(&value) => {
-            // The value may hold a password.
-            let reason =
-                format!("`{variable}` is not the URL of a proxy: write `http://HOST:PORT`, or unset it");
-            Err(HttpError::Settings { reason })
-        }
-        _ => Ok(()),
-    })
+/// Fails where the variable that names the proxy of a URL names none: to go past it would be to leave by another way than was
+/// asked for.
+pub(crate) fn check(url: &Url) -> Result<(), HttpError> {
+    let of_scheme = match url.scheme() {
+        "https" => ["HTTPS_PROXY", "https_proxy"],
+        _ => ["HTTP_PROXY", "http_proxy"],
+    };
+    // The first that is set, as the library reads them.
+    let first = |names: [&'static str; 2]| {
+        let set = names.into_iter().find_map(|name| Some((name, variable(name)?)));
+        set.filter(|(_, value)| !value.is_empty())
+    };
+    let Some((name, value)) = first(of_scheme).or_else(|| first(["ALL_PROXY", "all_proxy"])) else {
+        return Ok(());
+    };
+    if is_proxy(&value) || is_direct(url) {
+        return Ok(());
+    }
+    // The value may hold a password.
+    let reason = format!("`{name}` names no proxy that can be used: write `http://HOST:PORT`, or unset it");
+    Err(HttpError::Settings { reason })
 }
 
-/// The proxy through which a URL is reached, as host and port without credentials.
+/// The proxy through which a URL is reached, as host and port.
 pub(crate) fn of(url: &Url) -> Option<String> {
     let intercept = Matcher::from_env().intercept(&url.as_str().parse::<Uri>().ok()?)?;
-    intercept.uri().authority().map(ToString::to_string)
+    let uri = intercept.uri();
+    let host = uri.host()?;
+    Some(uri.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
+}
+
+/// Whether `NO_PROXY` lets a URL be reached without one.
+fn is_direct(url: &Url) -> bool {
+    let Some(no) = variable("NO_PROXY").or_else(|| variable("no_proxy")) else { return false };
+    let anything = Matcher::builder().all("http://proxy").no(no).build();
+    url.as_str().parse::<Uri>().is_ok_and(|uri| anything.intercept(&uri).is_none())
 }
 
 /// Whether the library would go through it: an http or https URL, or a host and a port. The port is part of the latter,
-/// for a word alone is more likely a mistake.
+/// for a word alone is more likely a mistake; of two `@`, one would be shown as a part of the host.
 fn is_proxy(value: &str) -> bool {
     let Ok(uri) = value.parse::<Uri>() else { return false };
+    let Some(authority) = uri.authority().filter(|authority| authority.as_str().matches('@').count() <= 1)
+    else {
+        return false;
+    };
     match uri.scheme_str() {
-        Some(scheme) => matches!(scheme, "http" | "https") && uri.host().is_some_and(|host| !host.is_empty()),
-        None => uri.authority().is_some_and(|authority| authority.port_u16().is_some()),
+        Some(scheme) => matches!(scheme, "http" | "https") && !authority.host().is_empty(),
+        None => authority.port_u16().is_some(),
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "the library reads them from the environment as well")]
-fn variable_of(name: &str) -> Option<String> {
+fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
@@ -63,9 +82,16 @@ mod tests {
             let matcher = Matcher::builder().all(proxy).build();
             assert!(matcher.intercept(&Uri::from_static("https://ca.example/")).is_some(), "{proxy}");
         }
-        for other in
-            ["proxy", "http://", "://proxy", "ftp://proxy:21", "socks5://proxy:1080", "not a url", "/path"]
-        {
+        for other in [
+            "proxy",
+            "http://",
+            "://proxy",
+            "ftp://proxy:21",
+            "socks5://proxy:1080",
+            "not a url",
+            "/path",
+            "http://user:p@ss@proxy:3128",
+        ] {
             assert!(!is_proxy(other), "{other}");
         }
     }

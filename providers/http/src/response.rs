@@ -112,8 +112,8 @@ impl Response {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// What the server's clock says, by its `Date` and the `Age` of what a cache kept
-    /// ([RFC 9110, section 6.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-6.6.1)).
+    /// What the server's clock says, by its `Date` ([RFC 9110, section 6.6.1](https://www.rfc-editor.org/rfc/rfc9110#section-6.6.1))
+    /// and the `Age` of what a cache kept ([RFC 9111, section 5.1](https://www.rfc-editor.org/rfc/rfc9111#section-5.1)).
     pub fn server_time(&self) -> Option<Timestamp> {
         let age = self.header(AGE).and_then(|age| age.trim().parse::<u32>().ok()).unwrap_or_default();
         http_date(self.header(DATE)?)?.checked_add(Duration::from_secs(age.into())).ok()

@@ -233,13 +233,13 @@ impl<'a> Writer<'a> {
                 self.bold("Nothing to do now.")
             };
             if let Some(next) = &plan.next_renewal {
-                // By the CA's clock it may be ahead, and behind by the one that the plan was made by.
-                let when = match next.at > plan.timestamp {
-                    true => format!("{} ({})", relative(next.at, plan.timestamp), moment(next.at)),
-                    false => format!("on {}", moment(next.at)),
-                };
-                let _ =
-                    write!(text, " The next renewal is that of certificate/{}, {when}.", next.certificate);
+                let _ = write!(
+                    text,
+                    " The next renewal is that of certificate/{}, {} ({}).",
+                    next.certificate,
+                    relative(next.at, plan.timestamp),
+                    moment(next.at)
+                );
             }
             self.line(&text);
         } else {

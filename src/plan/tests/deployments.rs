@@ -1,5 +1,8 @@
+use jiff::SignedDuration;
+
 use super::*;
 use crate::model::OnRemove;
+use crate::plan::Only;
 use crate::plan::Step;
 
 #[test]
@@ -30,14 +33,20 @@ fn a_certificate_is_never_replaced_by_an_older_one_unless_that_is_asked_for() {
     let newer = |change: fn(&mut Deployed)| {
         let mut held = Deployed {
             not_after: Some(time("2099-01-01T00:00:00Z")),
-            names: vec!["*.shop.example.com".to_owned(), "shop.example.com".to_owned()],
+            not_before: Some(time(EARLY)),
+            names: Some(vec!["*.shop.example.com".to_owned(), "shop.example.com".to_owned()]),
             ..held(fingerprint("from elsewhere"))
         };
         change(&mut held);
         Fact::Present(held)
     };
     let mut world = World::shop();
-    for held in [newer(|_| {}), newer(|held| held.names.clear()), newer(|held| held.fingerprint = None)] {
+    for held in [
+        newer(|_| {}),
+        newer(|held| held.names = None),
+        newer(|held| held.not_before = None),
+        newer(|held| held.fingerprint = None),
+    ] {
         world.holds("shop", "edge", held.clone());
         let plan = world.plan();
         assert!(plan.changes.is_empty(), "{held:?}: {:?}", lines(&plan));
@@ -54,7 +63,10 @@ fn a_certificate_is_never_replaced_by_an_older_one_unless_that_is_asked_for() {
     for held in [
         newer(older),
         newer(|held| held.self_signed = true),
-        newer(|held| held.names = vec!["example.com".to_owned()]),
+        newer(|held| held.names = Some(vec!["example.com".to_owned()])),
+        newer(|held| held.names = Some(Vec::new())),
+        // Put back by hand, from before certificates had a shorter lifetime.
+        newer(|held| held.not_before = Some(time("2026-08-31T00:00:00Z"))),
         newer(|held| held.not_after = None),
     ] {
         let mut world = World::shop();
@@ -74,6 +86,13 @@ fn a_certificate_is_never_replaced_by_an_older_one_unless_that_is_asked_for() {
         fingerprint("from elsewhere");
     world.holds("shop", "edge", newer(|_| {}));
     assert_eq!(world.lines(), ["~ deployment/shop/edge time redeploy_because_outdated"]);
+
+    // A name that is wanted since says nothing of what is current.
+    let mut world = World::shop();
+    world.holds("shop", "edge", newer(|_| {}));
+    world.wanted("shop").names = names(&["shop.example.com", "new.example.com"]);
+    world.options.only = Some(Only::Drift);
+    assert_eq!(world.plan().errors.len(), 1);
 
     // What is not selected is no error.
     let mut world = World::shop();
@@ -322,4 +341,28 @@ fn a_resumption_is_reviewed_with_its_deployments_in_whatever_order_they_stand() 
         world.desired.targets.get_mut(&name("edge")).unwrap().block = json!({ "reload": ["another"] });
     });
     assert_ne!(edited, reviewed);
+}
+
+#[test]
+fn an_order_that_is_older_than_what_serves_is_finished_and_not_deployed() {
+    let held = |begins: &str| {
+        Fact::Present(Deployed {
+            not_before: Some(time(begins)),
+            not_after: Some(time("2099-01-01T00:00:00Z")),
+            names: Some(vec!["*.shop.example.com".to_owned(), "shop.example.com".to_owned()]),
+            ..held(fingerprint("from elsewhere"))
+        })
+    };
+    let mut world = World::shop();
+    let started = world.interrupt("shop", "finalizing").started;
+    for (begins, deploys) in
+        [(started - SignedDuration::from_hours(2), 1), (started + SignedDuration::from_hours(2), 0)]
+    {
+        world.holds("shop", "edge", held(&begins.to_string()));
+        let plan = world.plan();
+        let deployed =
+            plan.changes.iter().filter(|change| matches!(change.address, Address::Deployment(..))).count();
+        assert_eq!((deployed, plan.errors.len()), (deploys, 1 - deploys), "{begins}: {:?}", lines(&plan));
+        assert!(plan.changes.iter().any(|change| change.address == address("certificate/shop")), "{begins}");
+    }
 }

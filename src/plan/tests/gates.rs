@@ -275,3 +275,47 @@ fn many_new_names_under_a_domain_are_warned_about_once() {
     assert_eq!(plan.warnings.len(), 1);
     assert!(plan.warnings[0].message.contains("`example.co.uk`"), "{:?}", plan.warnings);
 }
+
+#[test]
+fn the_loop_guard_never_costs_the_certificate() {
+    let mut world = World::shop();
+    world.issuer().directory = "https://ca.example/directory".parse().unwrap();
+    world.prior.accounts.insert(name("le"), account("https://ca.example/directory"));
+    world.current("shop").directory = "https://ca.example/directory".to_owned();
+    world.prior.foreign_issuances = issuances(&mut world, &[5, 4, 3, 2, 1], false)
+        .into_iter()
+        .map(|issuance| Issuance {
+            at: time(LATE) - Duration::from_secs(3_600),
+            directory: "https://ca.example/directory".to_owned(),
+            ..issuance
+        })
+        .collect();
+    // It ends on the 30th of November, after 90 days: with 15 of them left it waits no longer.
+    for (now, waits) in [("2026-11-14T00:00:00Z", true), ("2026-11-16T00:00:00Z", false), (LATE, false)] {
+        world.now = time(now);
+        let plan = world.plan();
+        assert_eq!(plan.deferred.len(), usize::from(waits), "{now}: {:?}", lines(&plan));
+        if waits {
+            assert_eq!(plan.deferred[0].waits_for, WaitsFor::LoopGuard);
+            assert_eq!(plan.deferred[0].until, time("2026-11-15T00:00:00Z"));
+        }
+    }
+}
+
+#[test]
+fn a_key_is_for_who_applies_and_not_for_who_holds_all_keys() {
+    let readable = |sealed: &[&str], recipients: &[&str], keys: &[&str]| {
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let mut world = World::shop();
+        world.current("shop").key.recipients = list(sealed);
+        let record = world.record("shop").clone();
+        let encryption = Encryption { recipients: list(recipients), keys: list(keys) };
+        PriorCertificate::new(Box::new(record), 1, Some(&encryption)).key_readable
+    };
+    assert!(readable(&["ci"], &["ci", "person"], &[]));
+    assert!(!readable(&["person"], &["ci"], &["person"]));
+    // As in the example: the person may apply as well, and the schedule cannot open what is sealed to the person.
+    assert!(!readable(&["person"], &["ci", "person"], &["person"]));
+    assert!(readable(&["ci", "person"], &["ci", "person"], &["person"]));
+    assert!(readable(&["person"], &["person"], &["person"]));
+}

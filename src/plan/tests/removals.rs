@@ -205,7 +205,7 @@ fn a_rename_that_nobody_announced_is_asked_about() {
     };
     let (at, help) = asked(&world).unwrap();
     assert_eq!(at, Some(address("certificate/shop")));
-    assert_eq!(help, "to rename it, write `moved: [{ from: shop, to: store }]`");
+    assert_eq!(help, "to rename it, write `moved: [{ from: certificate.shop, to: certificate.store }]`");
 
     // Announced it is one, and with other names it is none.
     let mut announced = world.clone();
