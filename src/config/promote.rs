@@ -78,8 +78,8 @@ fn replace(text: &str, offset: usize, places: &BTreeSet<Span>, replacement: &str
     for place in places {
         let (start, end) = (place.start as usize + offset, place.end as usize + offset);
         let old = text.get(start..end).unwrap_or_default();
-        // An alias stands for the scalar that is replaced at its own place.
-        if old.starts_with('*') {
+        // Of several, an alias stands for the scalar that is replaced at its own place.
+        if old.starts_with('*') && places.len() > 1 {
             continue;
         }
         let quote = old
@@ -184,6 +184,13 @@ mod tests {
             edit(url, "le").unwrap(),
             "issuers: { le: { acme: { directory: https://acme-v02.api.letsencrypt.org/directory } } }"
         );
+    }
+
+    #[test]
+    fn an_alias_gives_way_to_the_directory() {
+        let text = "issuers:\n  a: { acme: { directory: &staging letsencrypt-staging } }\n  b: { acme: { directory: *staging } }\n";
+        assert_eq!(edit(text, "b").unwrap(), text.replace("*staging", "letsencrypt"));
+        assert_eq!(edit(text, "a").unwrap(), text.replace("letsencrypt-staging", "letsencrypt"));
     }
 
     #[test]

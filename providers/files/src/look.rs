@@ -149,12 +149,7 @@ impl Seen {
         };
         for file in place.files() {
             let name = file.name();
-            // What was read is known; of what was not, for whatever reason, the name is asked.
-            let (octets, known) = match (file, &chain) {
-                (PemFile::Cert | PemFile::Chain, _) => open(folder, file).and_then(read).ok().unzip(),
-                (PemFile::Fullchain, Some(chain)) => (None, Some(chain.metadata)),
-                (PemFile::Fullchain | PemFile::Combined | PemFile::Privkey, _) => (None, None),
-            };
+            let known = chain.as_ref().filter(|_| file == PemFile::Fullchain).map(|chain| chain.metadata);
             let metadata = match known.map_or_else(|| statat(folder, name, AtFlags::SYMLINK_NOFOLLOW), Ok) {
                 Ok(metadata) => metadata,
                 Err(Errno::NOENT) => {
@@ -170,7 +165,7 @@ impl Seen {
             let mode = if file.is_secret() { place.secret_mode() } else { PUBLIC_MODE };
             compare(name, &metadata, mode, owners, &mut deviations);
             if let Some(chain) = &chain {
-                compare_contents(folder, file, octets.as_deref(), chain, &metadata, &mut deviations);
+                compare_contents(folder, file, chain, &metadata, &mut deviations);
             }
         }
         let mut leaf = chain.as_ref().and_then(|chain| first_certificate(&chain.octets));
@@ -210,14 +205,13 @@ fn compare(name: &str, metadata: &Stat, mode: RawMode, owners: Owners, deviation
     }
 }
 
-/// Compares a file with the chain, as far as that needs no key. `octets` are those of a file that has no key in it.
+/// Compares a file with the chain, as far as that needs no key.
 ///
-/// All files of a version are given one time when they are written, so that a key that was replaced by hand is told
-/// from ours without reading it.
+/// All files of a version are given one time when they are written, so that one that was replaced by hand is told from ours
+/// without reading it: a key must not be read, and to read the rest twice would make the plan of a fleet a tenth slower.
 fn compare_contents(
     folder: &OwnedFd,
     file: PemFile,
-    octets: Option<&Vec<u8>>,
     chain: &Fullchain,
     metadata: &Stat,
     deviations: &mut Vec<String>,
@@ -226,10 +220,8 @@ fn compare_contents(
     let Fullchain { octets: chain, metadata: written, cut } = chain;
     let same = match file {
         PemFile::Fullchain => true,
-        PemFile::Cert => octets.is_some_and(|octets| *octets == chain[..*cut]),
-        PemFile::Chain => {
-            octets.is_some_and(|octets| octets.trim_ascii_start() == chain[*cut..].trim_ascii_start())
-        }
+        PemFile::Cert => usize::try_from(metadata.st_size) == Ok(*cut),
+        PemFile::Chain => usize::try_from(metadata.st_size) == Ok(chain[*cut..].trim_ascii_start().len()),
         // Exactly as much as is public; without the right to read it, only its date speaks.
         PemFile::Combined => match open(folder, file) {
             Ok(opened) => {

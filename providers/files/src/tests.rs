@@ -293,7 +293,7 @@ async fn what_was_changed_by_hand_is_seen() {
     let fresh = bench.deployed(0).await;
     let version = bench.path("tls/.certplan/shop").join(fresh.version.clone().unwrap());
     type Ruin<'a> = Box<dyn Fn() + 'a>;
-    let ruined: [(&str, Ruin<'_>); 8] = [
+    let ruined: [(&str, Ruin<'_>); 9] = [
         ("privkey.pem is missing", Box::new(|| fs::remove_file(version.join("privkey.pem")).unwrap())),
         ("mode of privkey.pem is 0644, not 0600", {
             Box::new(|| {
@@ -303,6 +303,14 @@ async fn what_was_changed_by_hand_is_seen() {
         (
             "cert.pem holds something else than fullchain.pem",
             Box::new(|| fs::write(version.join("cert.pem"), "x").unwrap()),
+        ),
+        (
+            "cert.pem was changed at another time than fullchain.pem",
+            Box::new(|| {
+                let mut octets = fs::read(version.join("cert.pem")).unwrap();
+                octets.reverse();
+                fs::write(version.join("cert.pem"), octets).unwrap();
+            }),
         ),
         (
             "combined.pem holds something else than fullchain.pem",
