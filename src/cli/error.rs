@@ -2,6 +2,7 @@ use std::any::Any;
 use std::fmt;
 
 use certplan_provider::message_of;
+use serde_json::Value;
 
 use crate::state::LeaseError;
 use crate::state::SealError;
@@ -15,12 +16,13 @@ pub(crate) struct CliError {
     message: String,
     help: Option<String>,
     exit: Exit,
+    problems: Vec<Value>,
 }
 
 impl CliError {
     /// An error with exit code 1.
     pub(crate) fn new(message: impl fmt::Display) -> Self {
-        Self { message: message.to_string(), help: None, exit: Exit::Error }
+        Self { message: message.to_string(), help: None, exit: Exit::Error, problems: Vec::new() }
     }
 
     /// A command line that makes no sense, with exit code 64.
@@ -38,6 +40,17 @@ impl CliError {
     pub(crate) const fn with_exit(mut self, exit: Exit) -> Self {
         self.exit = exit;
         self
+    }
+
+    /// The same error with the problems of the configuration that it counts, for who reads events.
+    pub(crate) fn with_problems(mut self, problems: Vec<Value>) -> Self {
+        self.problems = problems;
+        self
+    }
+
+    /// The problems that it counts, as objects.
+    pub(crate) fn problems(&self) -> &[Value] {
+        &self.problems
     }
 
     /// The exit code.
@@ -61,7 +74,7 @@ impl fmt::Display for CliError {
 impl<E: std::error::Error + 'static> From<E> for CliError {
     fn from(error: E) -> Self {
         let (help, exit) = advice(&error);
-        Self { message: message(&error), help, exit }
+        Self { help, exit, ..Self::new(message(&error)) }
     }
 }
 

@@ -246,7 +246,7 @@ fn problems(diagnostics: &Diagnostics, ui: Ui) -> CliError {
     let warnings = diagnostics.iter().filter(|diagnostic| diagnostic.severity != Severity::Error).count();
     let count = diagnostics.len() - warnings;
     let problems = if count == 1 { "1 problem".to_owned() } else { format!("{count} problems") };
-    CliError::new(format!("the configuration has {problems}"))
+    CliError::new(format!("the configuration has {problems}")).with_problems(diagnostics.to_events())
 }
 
 fn report(error: &config::LoadError, path: &Path, ui: Ui) -> CliError {

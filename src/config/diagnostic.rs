@@ -213,6 +213,25 @@ impl Diagnostics {
     }
 }
 
+impl Diagnostics {
+    /// The problems as a plan tells its own, each an object with `severity`, `code`, `summary`, `detail` and its place.
+    pub(crate) fn to_events(&self) -> Vec<Value> {
+        let event = |diagnostic: &Diagnostic| {
+            let place = diagnostic.labels.first().and_then(|label| self.sources.locate(label.span));
+            json!({
+                "severity": diagnostic.severity.as_str(),
+                "code": diagnostic.code,
+                "summary": diagnostic.message,
+                "detail": diagnostic.help.join("\n"),
+                "file": place.as_ref().map(|place| place.file.clone()),
+                "line": place.as_ref().map(|place| place.line),
+                "column": place.as_ref().map(|place| place.column),
+            })
+        };
+        self.list.iter().map(event).collect()
+    }
+}
+
 impl fmt::Debug for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Never the sources: they may hold what a diagnostic masks.

@@ -350,12 +350,12 @@ fn without_a_terminal_nothing_is_guessed() {
     {
         world.project.write("certplan.yaml", "certificates: [");
         let run = world.project.certplan(arguments);
-        let types: Vec<serde_json::Value> = run
-            .stdout
-            .lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["type"].take())
-            .collect();
-        assert_eq!(types, ["version", "diagnostic"], "{arguments:?}: {run}");
+        let events: Vec<serde_json::Value> =
+            run.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let types: Vec<&serde_json::Value> = events.iter().map(|event| &event["type"]).collect();
+        assert_eq!(types, ["version", "diagnostic", "diagnostic"], "{arguments:?}: {run}");
+        assert_eq!((&events[1]["file"], &events[1]["line"]), (&"certplan.yaml".into(), &1.into()), "{run}");
+        assert_eq!(events[2]["summary"], "the configuration has 1 problem", "{run}");
         assert_eq!(run.code, Some(1), "{arguments:?}: {run}");
     }
     assert_eq!(world.effects(), [0, 0, 0]);

@@ -159,6 +159,9 @@ impl JsonLines {
 
     /// What a command failed with before or beside all that.
     pub(crate) fn error(&self, error: &CliError) {
+        for problem in error.problems() {
+            self.write(typed("diagnostic", problem));
+        }
         let diagnostic = DiagnosticDocument {
             severity: Severity::Error,
             address: None,
