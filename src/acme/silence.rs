@@ -16,6 +16,9 @@ const MANY: u32 = 16;
 /// How long a CA that was given up is believed to be gone: then one request tries again.
 const BELIEVED: Duration = Duration::from_secs(60);
 
+/// How long one who asks in vain lets the next wait, from its beginning on.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// Lets a thousand certificates wait for a silent CA together, and give it up together. Alone, each would find out by its own
 /// timeouts, a few at a time: hours for a fleet, while a CA that is away for half a minute would fail whoever asked then.
 #[derive(Debug)]
@@ -51,7 +54,7 @@ impl Silence {
         target: impl FnOnce() -> String,
         question: impl Future<Output = Result<T, HttpError>>,
     ) -> Result<T, HttpError> {
-        let _turn = if self.is_silent() {
+        let turn = if self.is_silent() {
             let turn = tokio::select! {
                 turn = self.turn.lock() => turn,
                 () = cancel.cancelled() => return Err(HttpError::Cancelled { target: target() }),
@@ -64,8 +67,16 @@ impl Silence {
         } else {
             None
         };
+        let begun = Instant::now();
         let answer = question.await;
         self.note(answer.as_ref().err());
+        if turn.is_some() && answer.as_ref().is_err_and(HttpError::is_transient) {
+            // A server that refuses does so at once: those who wait are to wait for it, and not to fail one by one.
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE.saturating_sub(begun.elapsed())) => {}
+                () = cancel.cancelled() => {}
+            }
+        }
         answer
     }
 

@@ -163,7 +163,8 @@ pub(crate) async fn plan(
         if !options.refreshed || names.is_subset(&prepared) {
             break planned;
         }
-        refresh.prepare(&mut observed, &issuers, &names).await;
+        let new = names.difference(&prepared).cloned().collect();
+        refresh.prepare(&mut observed, &issuers, &new).await;
         prepared.extend(names);
     };
     let ari = fresh_windows(&prior, &observed);

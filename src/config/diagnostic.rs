@@ -222,7 +222,7 @@ impl Diagnostics {
                 "severity": diagnostic.severity.as_str(),
                 "code": diagnostic.code,
                 "summary": diagnostic.message,
-                "detail": diagnostic.help.join("\n"),
+                "detail": (!diagnostic.help.is_empty()).then(|| diagnostic.help.join("\n")),
                 "file": place.as_ref().map(|place| place.file.clone()),
                 "line": place.as_ref().map(|place| place.line),
                 "column": place.as_ref().map(|place| place.column),

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use jiff::SignedDuration;
 use jiff::Timestamp;
 
 use crate::model::Address;
-use crate::model::CertificateFacts;
 use crate::model::CertificateRecord;
 use crate::model::DesiredIssuer;
 use crate::model::Fact;
+use crate::model::Issued;
 use crate::model::KeyType;
 use crate::model::Name;
 use crate::model::NameSet;
@@ -21,6 +22,8 @@ use super::change::WaitsFor;
 use super::planner::Planner;
 use super::planner::Subject;
 use super::renewal::at;
+
+const DAY: SignedDuration = SignedDuration::from_hours(24);
 
 /// What is wanted of the CA, for a check.
 #[derive(Debug, Clone, Copy)]
@@ -210,7 +213,9 @@ impl<'a> Planner<'a> {
     /// Whether it has to wait after failures. Says so.
     pub(super) fn backs_off(&mut self, address: Address, wanted: Wanted<'_>) -> bool {
         let Some(failures) = &wanted.record.failures else { return false };
-        if wanted.requested || failures.retry_after <= self.input.now {
+        // One that is days to come was noted by a clock that was wrong.
+        let noted_wrongly = failures.last.duration_since(self.input.now) > DAY;
+        if wanted.requested || noted_wrongly || failures.retry_after <= self.input.now {
             return false;
         }
         let times = if failures.count == 1 {
@@ -247,7 +252,7 @@ impl<'a> Planner<'a> {
         } else if let Some(until) =
             self.ledger().loop_guard(directory, names, wanted.lifetime, now).and_then(|until| {
                 // It bounds what a wrong window or clock costs, and must never cost the certificate itself.
-                let latest = wanted.record.current.as_ref().map(|current| latest(&current.facts));
+                let latest = wanted.record.current.as_ref().map(latest);
                 let until = latest.map_or(until, |latest| until.min(latest));
                 (by_itself && until > now_there).then_some(until)
             })
@@ -293,8 +298,10 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// When a renewal is held back no longer, by nothing that is only careful: a sixth of the lifetime is left then.
-fn latest(facts: &CertificateFacts) -> Timestamp {
-    let left = facts.lifetime().as_secs().max(0) / 6;
-    at(facts.not_after.as_second().saturating_sub(left))
+/// When the guard holds a renewal back no longer: a sixth of the lifetime is left then. But half a lifetime has passed since it
+/// was issued, by the clock that issued it, for that may be one that is ahead by weeks.
+fn latest(current: &Issued) -> Timestamp {
+    let lifetime = current.facts.lifetime().as_secs().max(0);
+    let left = current.facts.not_after.as_second().saturating_sub(lifetime / 6);
+    at(left.max(current.issued_at.as_second().saturating_add(lifetime / 2)))
 }

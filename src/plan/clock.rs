@@ -21,9 +21,9 @@ use super::text::span;
 /// How far clocks may be apart before anybody hears of it.
 const TOLERATED: Duration = Duration::from_secs(5 * 60);
 
-/// How long before a certificate begins a clock may say that it is. One that begins minutes from now is taken from the CA,
-/// and of two runners each may have some minutes of its own.
-const BEGINS: SignedDuration = SignedDuration::from_hours(1);
+/// How far in the future something noted may be before it was noted by another clock than this one. A certificate that begins
+/// minutes from now is taken from the CA, and of two runners each may have some minutes of its own.
+pub(super) const OFF: SignedDuration = SignedDuration::from_hours(1);
 
 impl<'a> Planner<'a> {
     /// The time by which certificates of an issuer are judged: the later one, by this machine's clock and the CA's.
@@ -43,7 +43,7 @@ impl<'a> Planner<'a> {
     /// Notes a certificate that would begin in the future, by this machine's clock and the CA's.
     pub(super) fn check_beginning(&mut self, name: &'a Name, issuer: &'a Name, current: &Issued) {
         let begins = current.facts.not_before;
-        if begins.duration_since(self.now_at(issuer)) > BEGINS {
+        if begins.duration_since(self.now_at(issuer)) > OFF {
             self.not_begun.entry(issuer).or_default().push((begins, name));
         }
     }

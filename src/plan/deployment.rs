@@ -53,6 +53,7 @@ impl<'a> Planner<'a> {
                 || !self.is_deployable(subject, entry)
                 || !self.selects(&address(subject, entry), &subject.desired.labels)
                 || !self.takes(need.cause, need.reason == Reason::RedeployBecauseOutdated)
+                || self.would_be_refused(subject, entry)
                 || self.would_downgrade(subject, entry, Coming::Current(current))
             {
                 continue;
@@ -75,6 +76,7 @@ impl<'a> Planner<'a> {
         for entry in &subject.desired.deploy {
             if !self.is_deployable(subject, entry)
                 || !self.selects(&address(subject, entry), &subject.desired.labels)
+                || self.would_be_refused(subject, entry)
                 || resumed
                     .is_some_and(|operation| self.would_downgrade(subject, entry, Coming::Ordered(operation)))
             {
@@ -110,6 +112,24 @@ impl<'a> Planner<'a> {
             "give the new target a name of its own; the deployment then moves there".to_owned(),
         );
         false
+    }
+
+    /// Whether something of somebody else stands where the deployment goes, which is an error.
+    fn would_be_refused(&mut self, subject: Subject<'a>, entry: &'a DesiredDeployment) -> bool {
+        let key = (subject.name_in_state().clone(), entry.target.clone());
+        let held = self.input.observed.deployments.get(&key).and_then(Fact::present);
+        let Some(refusal) = held.and_then(|held| held.refusal.as_deref()) else { return false };
+        let recorded = subject.record().deployments.get(&entry.target);
+        if recorded.is_some_and(|recorded| moved(subject, self.slot(subject, entry), recorded).is_some()) {
+            // It goes to another place.
+            return false;
+        }
+        self.fail(
+            Some(address(subject, entry)),
+            format!("the target would not take it: {refusal}"),
+            "move that away, or choose another place".to_owned(),
+        );
+        true
     }
 
     fn need(

@@ -13,6 +13,7 @@ use super::change::Details;
 use super::change::Risk;
 use super::change::WaitsFor;
 use super::check::Wanted;
+use super::clock::OFF;
 use super::input::Only;
 use super::operation::describe_operation;
 use super::operation::resume;
@@ -82,8 +83,9 @@ impl<'a> Planner<'a> {
             }
             Basis::Configured | Basis::Lifetime => (Reason::RenewBecauseWindow, Cause::Time),
         };
-        // By the clock that it was issued by.
-        if self.input.now >= renewal.not_before {
+        // By the clock that it was issued by; where that is not this one, its notes say nothing.
+        let issued_later = current.issued_at.duration_since(self.input.now) > OFF;
+        if self.input.now >= renewal.not_before || issued_later {
             return Some(due);
         }
         if alone && self.takes(due.1, false) {

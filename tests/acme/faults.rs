@@ -293,24 +293,26 @@ async fn a_server_that_drips_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_ca_that_is_silent_for_a_while_is_waited_for_together() {
-    let silent = Arc::new(AtomicBool::new(false));
-    let rule = Arc::clone(&silent);
-    let fake = Fake::start(move |_, _| rule.load(Ordering::SeqCst).then_some(Reply::Silence)).await;
-    let mut settings = fake.settings();
-    settings.timeout = Duration::from_millis(100);
-    let session = fake.session_of(&AcmeClient::new(settings).unwrap());
-    let url = format!("{}/authz/1", fake.base);
-    session.authorization(&url).await.unwrap();
-    silent.store(true, Ordering::SeqCst);
-    let ask_all = futures::future::join_all((0..100).map(|_| session.authorization(&url)));
-    let (answers, ()) = tokio::join!(ask_all, async {
-        // Many times as long as one alone tries.
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        silent.store(false, Ordering::SeqCst);
-    });
-    let failed = answers.iter().filter(|answer| answer.is_err()).count();
-    assert!(failed <= 10, "{failed} of 100 gave up by themselves");
+async fn a_ca_that_answers_nobody_for_a_while_is_waited_for_together() {
+    for reply in [Reply::Silence, Reply::Close] {
+        let away = Arc::new(AtomicBool::new(false));
+        let rule = Arc::clone(&away);
+        let fake = Fake::start(move |_, _| rule.load(Ordering::SeqCst).then(|| reply.clone())).await;
+        let mut settings = fake.settings();
+        settings.timeout = Duration::from_millis(100);
+        let session = fake.session_of(&AcmeClient::new(settings).unwrap());
+        let url = format!("{}/authz/1", fake.base);
+        session.authorization(&url).await.unwrap();
+        away.store(true, Ordering::SeqCst);
+        let ask_all = futures::future::join_all((0..100).map(|_| session.authorization(&url)));
+        let (answers, ()) = tokio::join!(ask_all, async {
+            // Many times as long as one alone tries.
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            away.store(false, Ordering::SeqCst);
+        });
+        let failed = answers.iter().filter(|answer| answer.is_err()).count();
+        assert!(failed <= 10, "{failed} of 100 gave up by themselves");
+    }
 }
 
 #[tokio::test]

@@ -110,6 +110,9 @@ pub struct Deployed {
     /// Whether the leaf names itself as its issuer, as placeholders do that no CA signed.
     #[serde(default)]
     pub self_signed: bool,
+    /// Why a deployment would be refused: in one phrase what is there that is somebody else's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
     /// The target's own version of what is there, for compare-and-swap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,

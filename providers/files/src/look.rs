@@ -76,8 +76,9 @@ fn look_in(directory: &OwnedFd, place: &Place) -> Result<Option<Deployed>, Provi
         Entry::Absent => Ok(None),
         Entry::Foreign(what) => {
             let mut seen = Seen::foreign(directory, place);
-            seen.deviations.insert(0, format!("`{}` is {what} that certplan did not make", place.entry()));
-            Ok(Some(seen.into_deployed(None)))
+            let foreign = format!("`{}` is {what} that certplan did not make", place.entry());
+            seen.deviations.insert(0, foreign.clone());
+            Ok(Some(Deployed { refusal: Some(foreign), ..seen.into_deployed(None) }))
         }
         Entry::Version(version) => {
             match openat(directory, place.folder_of(&version), FOLDER, Mode::empty()) {

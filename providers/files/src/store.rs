@@ -88,8 +88,8 @@ pub(crate) struct Pending {
 impl Store {
     /// Opens the folder of a place, making what is missing, and locks it.
     pub(crate) fn create(place: Place, wait: Duration) -> Result<Self, ProviderError> {
-        make_folders(&place.directory)?;
         check_nesting(&place.directory)?;
+        make_folders(&place.directory)?;
         let path = place.directory.join(OURS);
         let directory = open_directory(&place.directory)?;
         make_folder(&directory, OURS, &path)?;
@@ -295,7 +295,10 @@ impl Store {
             Err(Errno::NOENT) => return Ok(Vec::new()),
             Err(error) => return Err(failed("open", &path, error)),
         };
-        let is_ours = |file: &String| PemFile::ALL.iter().any(|ours| ours.name() == file);
+        // Nobody but us has put anything into one that is not finished.
+        let is_ours = |file: &String| {
+            folder.starts_with(STAGING) || PemFile::ALL.iter().any(|ours| ours.name() == file)
+        };
         let mut steps: Vec<Step> = self
             .names(&opened, &path)?
             .into_iter()
@@ -381,7 +384,8 @@ pub(crate) fn foreign(place: &Place, what: &str) -> ProviderError {
 
 /// Refuses a folder inside of what is deployed: it would go with the next version.
 fn check_nesting(directory: &Path) -> Result<(), ProviderError> {
-    let real = directory.canonicalize().map_err(|error| io_failed("look at", directory, &error))?;
+    let Some(there) = directory.ancestors().find(|path| path.exists()) else { return Ok(()) };
+    let real = there.canonicalize().map_err(|error| io_failed("look at", there, &error))?;
     let names: Vec<_> = real.iter().filter_map(OsStr::to_str).collect();
     if names.windows(3).any(|names| names[0] == OURS && sequence(names[2]).is_some()) {
         return Err(ProviderError::invalid(format!(

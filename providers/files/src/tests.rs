@@ -407,10 +407,12 @@ async fn what_somebody_put_beside_our_files_is_kept_and_holds_nothing_up() {
         assert_eq!(bench.deployed(number).await.fingerprint, Some(bundle(number).fingerprint));
     }
     assert_eq!(names(version.clone()), ["chain.pem", "dhparam.pem", "sub"], "its key is gone");
+    let current = fs::canonicalize(bench.path("tls/shop")).unwrap();
     let target = build(&json!({ "directory": "tls/shop/inside" }), bench.folder.path());
     let slot = target.slot("other", &json!({})).unwrap();
     let error = target.deploy(&context(), &slot, &bundle(4), None).await.unwrap_err();
     assert!(error.to_string().contains("lies in the folder of another deployment"), "{error}");
+    assert!(!current.join("inside").exists());
     bench.target.remove(&context(), &bench.slot(), None).await.unwrap();
     assert_eq!(names(version), ["chain.pem", "dhparam.pem", "sub"]);
     assert!(!bench.path("tls/shop").exists());

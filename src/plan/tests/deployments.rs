@@ -366,3 +366,25 @@ fn an_order_that_is_older_than_what_serves_is_finished_and_not_deployed() {
         assert!(plan.changes.iter().any(|change| change.address == address("certificate/shop")), "{begins}");
     }
 }
+
+#[test]
+fn where_something_of_somebody_else_stands_nothing_is_deployed() {
+    let mut world = World::shop();
+    let foreign = "`shop` is a folder that certplan did not make".to_owned();
+    let held =
+        Deployed { refusal: Some(foreign.clone()), deviations: vec![foreign.clone()], ..Deployed::default() };
+    world.holds("shop", "edge", Fact::Present(held));
+    let plan = world.plan();
+    assert_eq!((lines(&plan), plan.drift.len()), (Vec::new(), 1));
+    assert_eq!(messages(&plan), [format!("the target would not take it: {foreign}")]);
+    // The renewal is not held up by it.
+    world.now = time(LATE);
+    let plan = world.plan();
+    assert_eq!(lines(&plan), ["~ certificate/shop time renew_because_window"]);
+    assert_eq!(plan.errors.len(), 1);
+    // Nor is a move to another place.
+    world.now = time(EARLY);
+    let moved = Slot { location: "/etc/tls".to_owned(), ..slot("shop", "edge") };
+    world.observed.slots.insert((name("shop"), name("edge")), moved);
+    assert_eq!(world.lines(), ["+/- deployment/shop/edge config redeploy_because_slot_changed"]);
+}

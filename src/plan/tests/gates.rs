@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use jiff::SignedDuration;
+
 use super::*;
 use crate::model::Eab;
 use crate::model::Failures;
@@ -300,6 +302,47 @@ fn the_loop_guard_never_costs_the_certificate() {
             assert_eq!(plan.deferred[0].until, time("2026-11-15T00:00:00Z"));
         }
     }
+}
+
+#[test]
+fn a_clock_that_is_ahead_by_weeks_reissues_no_fleet_again_and_again() {
+    let mut world = World::shop();
+    let directory = "https://ca.example/directory";
+    world.issuer().directory = directory.parse().unwrap();
+    world.prior.accounts.insert(name("le"), account(directory));
+    // Eighty days ahead, by which it issued five times within hours.
+    let now = time(ISSUED) + Duration::from_secs(80 * 24 * 3_600);
+    let current = world.current("shop");
+    current.directory = directory.to_owned();
+    current.issued_at = now - Duration::from_secs(3_600);
+    let directory = directory.to_owned();
+    world.prior.foreign_issuances = issuances(&mut world, &[5, 4, 3, 2, 1], true)
+        .into_iter()
+        .map(|issuance| Issuance {
+            at: now - Duration::from_secs(3_600),
+            directory: directory.clone(),
+            ..issuance
+        })
+        .collect();
+    world.observed.clocks.insert(name("le"), SignedDuration::from_hours(80 * 24));
+    world.window("shop", "2026-09-02T00:00:00Z", "2026-09-03T00:00:00Z");
+    world.now = now + Duration::from_secs(3_600);
+    let plan = world.plan();
+    assert!(plan.changes.is_empty(), "{:?}", lines(&plan));
+    assert_eq!(plan.deferred[0].waits_for, WaitsFor::LoopGuard);
+}
+
+#[test]
+fn what_a_wrong_clock_noted_holds_nothing_back() {
+    let mut world = World::shop();
+    world.now = time(LATE);
+    // A failure, and an issuance, of next week.
+    let next_week = world.now + Duration::from_secs(7 * 24 * 3_600);
+    world.record("shop").failures =
+        Some(Failures { count: 1, last: next_week, retry_after: next_week, message: "expired".to_owned() });
+    world.current("shop").issued_at = next_week;
+    let plan = world.plan();
+    assert_eq!(lines(&plan)[0], "~ certificate/shop time renew_because_window", "{:?}", plan.deferred);
 }
 
 #[test]
