@@ -17,6 +17,7 @@ fn in_shell(project: &Project, before: &str, arguments: &[&str]) -> Run {
 }
 
 /// Runs certplan with the n-th of some system calls failing, counted in each thread. `None` where nobody may trace.
+#[expect(clippy::print_stdout, reason = "what is skipped has to be seen")]
 fn with_failing(project: &Project, calls: &str, errno: &str, when: u32, arguments: &[&str]) -> Option<Run> {
     let strace = certplan_test_support::peer("strace")?;
     let may = Command::new(&strace).args(["-qq", "-o", "/dev/null", "true"]).status();

@@ -58,7 +58,6 @@ fn is_proxy(value: &str) -> bool {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the library reads them from the environment as well")]
 fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
