@@ -166,7 +166,12 @@ impl Transport {
         if self.cancel.is_cancelled() {
             return Err(AcmeError::Cancelled);
         }
-        let asked = self.silence.ask(&self.cancel, || request.target(), self.http.once(request, None)).await;
+        let question = self.http.once(request, None);
+        let asked = match *request.method() {
+            // Of the directory and of windows a plan wants to hear soon that they cannot be had.
+            Method::GET => question.await,
+            _ => self.silence.ask(&self.cancel, || request.target(), question).await,
+        };
         drop(permit);
         let response = match asked {
             Err(HttpError::Cancelled { .. }) => return Err(AcmeError::Cancelled),

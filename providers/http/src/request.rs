@@ -24,6 +24,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// The method.
+    pub const fn method(&self) -> &Method {
+        &self.method
+    }
+
     /// A request without headers and body.
     pub fn new(method: Method, url: Url) -> Self {
         Self { method, url, headers: HeaderMap::new(), body: Bytes::new(), secrets: Vec::new() }
