@@ -2,7 +2,7 @@
 //!
 //! A CA dates its certificates and tells the time with its directory, wherever that is asked for. When its clock and this
 //! machine's are apart nobody knows which is wrong, so that what is due by either of them is due: that may renew early,
-//! which the limits and the guard against loops bound, and it never renews too late.
+//! which the limits and the guard against loops bound, and it does not renew too late for a clock that the CA told of.
 
 use std::time::Duration;
 
