@@ -1,9 +1,7 @@
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use certplan_provider::SecretResolver;
 use certplan_provider::message_of;
 use secrecy::ExposeSecret;
 
@@ -19,7 +17,6 @@ use crate::state::generate_identity;
 
 use super::args::Global;
 use super::edge;
-use super::edge::EdgeSecrets;
 use super::error::CliError;
 use super::exit::Exit;
 use super::project;
@@ -115,25 +112,14 @@ fn check(text: &str, path: &Path) -> Result<(), CliError> {
     let text = text.replace(config::PLACEHOLDER, "placeholder.example.com");
     let base = path.parent().map_or_else(PathBuf::new, Path::to_owned);
     let sources = Sources::new(vec![Source::new(path.to_string_lossy(), text)]);
-    let diagnostics = match config::parse(sources, base.clone(), &BUILTIN) {
-        Ok(loaded) => {
-            let secrets: Arc<dyn SecretResolver> = EdgeSecrets::new(base);
-            loaded.check_providers(&BUILTIN, &secrets, &project::user_agent())
-        }
-        Err(error) => match error.diagnostics() {
-            Some(diagnostics) => diagnostics.clone(),
-            None => return Err(error.into()),
-        },
-    };
+    let Err(error) = config::parse(sources, base, &BUILTIN) else { return Ok(()) };
+    let Some(diagnostics) = error.diagnostics() else { return Err(error.into()) };
     let errors: Vec<&str> = diagnostics
         .iter()
         .filter(|diagnostic| diagnostic.severity == Severity::Error)
         .map(|diagnostic| diagnostic.message.as_str())
         .collect();
-    match errors.is_empty() {
-        true => Ok(()),
-        false => Err(CliError::usage(format!("{}; nothing was written", errors.join("; ")))),
-    }
+    Err(CliError::usage(format!("{}; nothing was written", errors.join("; "))))
 }
 
 /// Writes a new identity where certplan looks for it, and returns the path.

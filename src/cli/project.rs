@@ -233,11 +233,6 @@ pub(crate) fn load(global: &Global, ui: Ui) -> Result<Loaded, CliError> {
     if !loaded.warnings.is_empty() {
         ui.alert(loaded.warnings.render(ui.colors_stderr()).trim_end());
     }
-    let secrets: Arc<dyn SecretResolver> = EdgeSecrets::new(loaded.desired.base.clone());
-    let complaints = loaded.check_providers(&BUILTIN, &secrets, &user_agent());
-    if complaints.has_errors() {
-        return Err(problems(&complaints, ui));
-    }
     Ok(loaded)
 }
 

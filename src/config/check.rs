@@ -1,8 +1,10 @@
 //! Checks a tree against the schema that editors use, and never stops at the first problem.
 
+use std::collections::HashMap;
 use std::collections::HashSet;
 
 use serde_json::Value;
+use serde_json::json;
 
 use super::diagnostic::Diagnostic;
 use super::diagnostic::Report;
@@ -29,17 +31,70 @@ pub(crate) struct Checker<'a> {
     pub(crate) report: &'a mut Report,
     /// Whether the text ended early, so that what is missing may have been in the rest.
     pub(crate) incomplete: bool,
-    invalid: HashSet<u32>,
+    /// What does not fit as a whole.
+    faulty: HashMap<u32, Fit>,
+    /// Values of maps which can be read without them.
+    surplus: HashSet<u32>,
+    /// Values that would do where a map misses one or has a wrong one, by the map.
+    stand_ins: HashMap<u32, Vec<(String, Value)>>,
+}
+
+/// How well a node fits what is asked of it; the worst of its parts counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    Whole,
+    /// Without the values that are wrong, and with others for those that have to be there.
+    InPart,
+    Not,
+}
+
+impl Fit {
+    fn and(&mut self, other: impl Into<Self>) {
+        *self = (*self).max(other.into());
+    }
+}
+
+impl From<bool> for Fit {
+    fn from(fits: bool) -> Self {
+        if fits { Self::Whole } else { Self::Not }
+    }
 }
 
 impl<'a> Checker<'a> {
     pub(crate) fn new(report: &'a mut Report, incomplete: bool) -> Self {
-        Self { report, incomplete, invalid: HashSet::new() }
+        Self {
+            report,
+            incomplete,
+            faulty: HashMap::new(),
+            surplus: HashSet::new(),
+            stand_ins: HashMap::new(),
+        }
     }
 
     /// Whether a node that was checked fits, with everything in it.
     pub(crate) fn is_valid(&self, node: &Node) -> bool {
-        node.id != POISONED && !self.invalid.contains(&node.id)
+        node.id != POISONED && !self.faulty.contains_key(&node.id)
+    }
+
+    /// A node that was checked as JSON, without the keys that `leave_out` names at the top and without wrong values;
+    /// others stand in for those that have to be there. `None` where too little would be left.
+    pub(crate) fn readable(&self, node: &Node, leave_out: &[&str]) -> Option<Value> {
+        if self.faulty.get(&node.id) == Some(&Fit::Not) || node.id == POISONED {
+            return None;
+        }
+        let left_out =
+            |entry: &Entry| self.surplus.contains(&entry.value.id) || leave_out.contains(&entry.key.as_str());
+        match &node.content {
+            _ if self.is_valid(node) => Some(node.to_json(leave_out)),
+            Content::List(items) => items.iter().map(|item| self.readable(item, &[])).collect(),
+            Content::Map(entries) => entries
+                .iter()
+                .filter(|entry| !left_out(entry))
+                .map(|entry| Some((entry.key.clone(), self.readable(&entry.value, &[])?)))
+                .chain(self.stand_ins.get(&node.id).into_iter().flatten().cloned().map(Some))
+                .collect(),
+            Content::Scalar { .. } => None,
+        }
     }
 
     /// Rejects what [`init`](super::init()) left for the user to replace, and everything that it stands in; returns
@@ -67,100 +122,121 @@ impl<'a> Checker<'a> {
             }
         }
         if found {
-            self.invalid.insert(node.id);
+            self.faulty.insert(node.id, Fit::Not);
         }
         found
     }
 
     /// Checks a node, which stands at `key` if it is the value of one.
-    pub(crate) fn check(&mut self, node: &Node, rule: &Rule, key: &str) -> bool {
-        if node.id == POISONED {
-            return false;
-        }
-        let valid = self.fits(node, rule, key);
-        if !valid {
-            self.invalid.insert(node.id);
-        }
-        valid
+    pub(crate) fn check(&mut self, node: &Node, rule: &Rule, key: &str) {
+        self.judge(node, rule, key);
     }
 
-    fn fits(&mut self, node: &Node, rule: &Rule, key: &str) -> bool {
+    fn judge(&mut self, node: &Node, rule: &Rule, key: &str) -> Fit {
+        if node.id == POISONED {
+            return Fit::Not;
+        }
+        let fit = self.fit(node, rule, key);
+        if fit > Fit::Whole {
+            self.faulty.entry(node.id).or_insert(fit).and(fit);
+        }
+        fit
+    }
+
+    fn fit(&mut self, node: &Node, rule: &Rule, key: &str) -> Fit {
         if rule.secret {
             return self.secret(node, rule, key);
         }
-        let mut valid = true;
+        let mut fit = Fit::Whole;
         for part in &rule.all {
-            valid &= self.check(node, part, key);
+            fit.and(self.judge(node, part, key));
         }
         if !rule.branches.is_empty() {
-            return self.branches(node, rule, key) && valid;
+            fit.and(self.branches(node, rule, key));
+            return fit;
         }
         if !rule.kinds.is_empty() && !rule.kinds.iter().any(|kind| is_kind(node, *kind)) {
             if holds_secrets(rule) {
                 self.report.mask(node.span);
             }
             self.wrong_kind(node, &rule.kinds, key);
-            return false;
+            return Fit::Not;
         }
         if rule.deferred {
-            return valid;
+            return fit;
         }
-        valid
-            & match &node.content {
-                Content::List(items) => self.list(node, items, rule, key),
-                Content::Map(entries) => self.map(node, entries, rule),
-                Content::Scalar { .. } => self.scalar(node, rule, key),
-            }
+        match &node.content {
+            Content::List(items) => fit.and(self.list(node, items, rule, key)),
+            Content::Map(entries) => fit.and(self.map(node, entries, rule)),
+            Content::Scalar { .. } => fit.and(self.scalar(node, rule, key)),
+        }
+        fit
     }
 
-    fn list(&mut self, node: &Node, items: &[Node], rule: &Rule, key: &str) -> bool {
-        let mut valid = true;
+    fn list(&mut self, node: &Node, items: &[Node], rule: &Rule, key: &str) -> Fit {
+        let mut fit = Fit::Whole;
         if items.len() < rule.min_items {
             let message = match rule.min_items {
                 1 => format!("{} is empty", quoted(key)),
                 least => format!("{} needs at least {least} items", quoted(key)),
             };
             self.report.push(Diagnostic::error("bad-value", node.span, message));
-            valid = false;
+            fit = Fit::Not;
         }
         if let Some(most) = rule.max_items.filter(|most| items.len() > *most) {
             let message =
                 format!("{} has {} items, and at most {most} are allowed", quoted(key), items.len());
             self.report.push(Diagnostic::error("bad-value", node.span, message));
-            valid = false;
+            fit = Fit::Not;
         }
         if let Some(rule) = &rule.items {
             for item in items {
-                valid &= self.check(item, rule, key);
+                fit.and(self.judge(item, rule, key));
             }
         }
-        valid
+        fit
     }
 
-    fn map(&mut self, node: &Node, entries: &[Entry], rule: &Rule) -> bool {
-        let mut valid = true;
+    fn map(&mut self, node: &Node, entries: &[Entry], rule: &Rule) -> Fit {
+        let mut fit = Fit::Whole;
         for entry in entries {
-            if let Some(rule) = rule.properties.get(&entry.key) {
-                valid &= self.check(&entry.value, rule, &entry.key);
+            if let Some(property) = rule.properties.get(&entry.key) {
+                match self.judge(&entry.value, property, &entry.key) {
+                    Fit::Not if !rule.one_of_keys.contains(&entry.key) => {
+                        self.surplus.insert(entry.value.id);
+                        if rule.required.contains(&entry.key) {
+                            self.stand_in(node, &entry.key, property);
+                        }
+                        fit.and(Fit::InPart);
+                    }
+                    value => fit.and(value),
+                }
                 continue;
             }
             if let Some(pattern) = rule.key_pattern.as_ref().filter(|pattern| !pattern.is_match(&entry.key)) {
                 self.bad_name(entry, pattern.as_str());
-                valid = false;
+                fit = Fit::Not;
             }
             match &rule.others {
-                Some(rule) => valid &= self.check(&entry.value, rule, &entry.key),
+                Some(rule) => fit.and(self.judge(&entry.value, rule, &entry.key)),
                 None => {
                     self.unknown_key(node, entry, rule);
-                    valid = false;
+                    self.surplus.insert(entry.value.id);
+                    fit.and(Fit::InPart);
                 }
             }
         }
         if self.incomplete {
-            return valid;
+            return fit;
         }
         for key in rule.required.iter().filter(|key| !entries.iter().any(|entry| entry.key == **key)) {
-            valid = false;
+            fit.and(match rule.properties.get(key) {
+                Some(property) => {
+                    self.stand_in(node, key, property);
+                    Fit::InPart
+                }
+                None => Fit::Not,
+            });
             if self.is_misspelt(key, entries, rule) {
                 continue;
             }
@@ -175,9 +251,13 @@ impl<'a> Checker<'a> {
             self.report.push(missing);
         }
         if !rule.one_of_keys.is_empty() {
-            valid &= self.one_of_keys(node, entries, rule);
+            fit.and(self.one_of_keys(node, entries, rule));
         }
-        valid
+        fit
+    }
+
+    fn stand_in(&mut self, map: &Node, key: &str, rule: &Rule) {
+        self.stand_ins.entry(map.id).or_default().push((key.to_owned(), example(rule)));
     }
 
     fn one_of_keys(&mut self, node: &Node, entries: &[Entry], rule: &Rule) -> bool {
@@ -406,7 +486,7 @@ impl<'a> Checker<'a> {
     }
 
     /// Reports for the alternative that was most likely meant.
-    fn branches(&mut self, node: &Node, rule: &Rule, key: &str) -> bool {
+    fn branches(&mut self, node: &Node, rule: &Rule, key: &str) -> Fit {
         let candidates: Vec<&Rule> = rule
             .branches
             .iter()
@@ -428,9 +508,9 @@ impl<'a> Checker<'a> {
                     }
                 }
                 self.wrong_kind(node, &kinds, key);
-                false
+                Fit::Not
             }
-            [only] => self.check(node, only, key),
+            [only] => self.judge(node, only, key),
             several if several.iter().all(|branch| matching(branch) == 0) && !node.entries().is_empty() => {
                 // A map of one key of several: all those keys are what could have been meant.
                 let mut union = Rule { kinds: vec![Kind::Map], ..Rule::default() };
@@ -438,24 +518,24 @@ impl<'a> Checker<'a> {
                     union.properties.extend(branch.properties.clone());
                     union.one_of_keys.extend(branch.required.clone());
                 }
-                self.check(node, &union, key)
+                self.judge(node, &union, key)
             }
             several => {
                 let best = several
                     .iter()
                     .copied()
                     .reduce(|best, branch| if matching(branch) > matching(best) { branch } else { best });
-                best.is_none_or(|best| self.check(node, best, key))
+                best.map_or(Fit::Whole, |best| self.judge(node, best, key))
             }
         }
     }
 
-    fn secret(&mut self, node: &Node, rule: &Rule, key: &str) -> bool {
+    fn secret(&mut self, node: &Node, rule: &Rule, key: &str) -> Fit {
         let reference = |name: &str| format!("{key}: {{ env: {name} }}");
         if let Content::Scalar { text, plain } = &node.content {
             if *plain && text.is_empty() {
                 self.wrong_kind(node, &[Kind::Map], key);
-                return false;
+                return Fit::Not;
             }
             let variable = text
                 .strip_prefix('$')
@@ -481,7 +561,7 @@ impl<'a> Checker<'a> {
                     );
                 }
             }
-            return false;
+            return Fit::Not;
         }
         if !node.items().is_empty() {
             self.report.mask(node.span);
@@ -508,7 +588,7 @@ impl<'a> Checker<'a> {
             );
         }
         if is_literal {
-            return false;
+            return Fit::Not;
         }
         for value in node.entries().iter().filter(|entry| entry.key != "env" && entry.key != "file") {
             self.report.mask(value.value.span);
@@ -518,14 +598,14 @@ impl<'a> Checker<'a> {
             && let Some((message, help)) = bad_path(path)
         {
             self.report.push(Diagnostic::error("path", value.span, message).help(help));
-            return false;
+            return Fit::Not;
         }
         let mut union = Rule { kinds: vec![Kind::Map], ..Rule::default() };
         for branch in &rule.branches {
             union.properties.extend(branch.properties.clone());
             union.one_of_keys.extend(branch.required.clone());
         }
-        self.check(node, &union, key)
+        self.judge(node, &union, key)
     }
 }
 
@@ -574,6 +654,30 @@ fn equals(value: &Value, scalar: &Scalar<'_>) -> bool {
         (Value::Number(a), Scalar::Number(b)) => a == b,
         (Value::String(a), Scalar::Text(b)) => a == b,
         _ => false,
+    }
+}
+
+/// A value of the kind that is asked for. No more than its form is right.
+fn example(rule: &Rule) -> Value {
+    if rule.secret {
+        return json!({ "env": "NAME" });
+    }
+    if let Some(value) = rule.values.first() {
+        return value.clone();
+    }
+    if let Some(part) = rule.branches.iter().chain(&rule.all).next() {
+        return example(part);
+    }
+    match rule.kinds.first() {
+        Some(Kind::Boolean) => Value::Bool(false),
+        Some(Kind::Integer | Kind::Number) => json!(rule.minimum.unwrap_or(1.0).ceil() as i64),
+        Some(Kind::List) => rule.items.iter().map(|item| example(item)).collect(),
+        Some(Kind::Map) => rule
+            .required
+            .iter()
+            .filter_map(|key| Some((key.clone(), example(rule.properties.get(key)?))))
+            .collect(),
+        Some(Kind::Text) | None => rule.example.clone().unwrap_or_else(|| "example".to_owned()).into(),
     }
 }
 

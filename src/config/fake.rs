@@ -30,6 +30,9 @@ use crate::registry::Registry;
 
 pub(crate) const REGISTRY: Registry = Registry { dns: DNS, targets: TARGETS };
 
+/// An address that `vault_kv` does not build a target for.
+pub(crate) const UNREACHABLE: &str = "https://unreachable.example.com";
+
 const DNS: &[DnsFactory] = &[
     DnsFactory {
         kind: "rfc2136",
@@ -67,8 +70,10 @@ const TARGETS: &[TargetFactory] = &[
         schema: schema_of::<Vault>,
         parameters: schema_of::<VaultParameters>,
         check: |_| Ok(()),
-        build: |_, _| {
-            Err(vec![Complaint::new("/address", "the address is not reachable through this proxy")])
+        build: |block, _| {
+            let unreachable = block.pointer("/address").is_some_and(|address| address == UNREACHABLE);
+            let complaint = Complaint::new("/address", "the address is not reachable through this proxy");
+            Err(if unreachable { vec![complaint] } else { Vec::new() })
         },
     },
 ];

@@ -63,7 +63,6 @@ pub struct Loaded {
     /// The files.
     pub sources: Arc<Sources>,
     places: Places,
-    root: Node,
 }
 
 impl Loaded {
@@ -111,12 +110,13 @@ pub fn parse(sources: Sources, base: PathBuf, registry: &Registry) -> Result<Loa
     let incomplete = report.errors() > 0 && roots.len() < sources.files().len();
     let root = merge::merge(roots, &mut report);
     let converted = convert::convert(&root, base, registry, incomplete, &mut report);
+    if let Some((desired, places)) = &converted {
+        build::check(desired, places, &root, registry, &mut report);
+    }
     let failed = report.errors() > 0;
     let diagnostics = report.finish(Arc::clone(&sources));
     match converted {
-        Some((desired, places)) if !failed => {
-            Ok(Loaded { desired, warnings: diagnostics, sources, places, root })
-        }
+        Some((desired, places)) if !failed => Ok(Loaded { desired, warnings: diagnostics, sources, places }),
         _ => Err(LoadError::Invalid { diagnostics: Box::new(diagnostics) }),
     }
 }

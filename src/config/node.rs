@@ -166,15 +166,24 @@ impl Node {
     pub(crate) fn pointer(&self, pointer: &str) -> Span {
         let mut node = self;
         for token in pointer.split('/').skip(1) {
-            let token = token.replace("~1", "/").replace("~0", "~");
-            let next = match &node.content {
-                Content::List(items) => token.parse().ok().and_then(|index: usize| items.get(index)),
-                Content::Map(_) | Content::Scalar { .. } => node.get(&token),
-            };
-            let Some(next) = next else { break };
+            let Some(next) = node.child(token) else { break };
             node = next;
         }
         node.span
+    }
+
+    /// What a JSON pointer leads to.
+    pub(crate) fn at(&self, pointer: &str) -> Option<&Self> {
+        pointer.split('/').skip(1).try_fold(self, |node, token| node.child(token))
+    }
+
+    /// What one token of a JSON pointer leads to.
+    fn child(&self, token: &str) -> Option<&Self> {
+        let token = token.replace("~1", "/").replace("~0", "~");
+        match &self.content {
+            Content::List(items) => items.get(token.parse::<usize>().ok()?),
+            Content::Map(_) | Content::Scalar { .. } => self.get(&token),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::LoadError;
 use super::fake::REGISTRY;
+use super::fake::UNREACHABLE;
 use super::load;
 
 /// What a literal secret in a sample contains.
@@ -70,15 +71,9 @@ fn valid_samples_become_what_is_wanted() {
 }
 
 mod behaviour {
-    use std::fmt;
-    use std::sync::Arc;
     use std::time::Duration;
     use std::time::Instant;
 
-    use certplan_provider::Secret;
-    use certplan_provider::SecretRef;
-    use certplan_provider::SecretResolver;
-    use certplan_provider::Unresolved;
     use proptest::prelude::*;
 
     use super::super::InitOptions;
@@ -104,37 +99,20 @@ mod behaviour {
         std::fs::read_to_string(path).unwrap()
     }
 
-    struct Refusing;
-
-    impl fmt::Debug for Refusing {
-        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("Refusing")
-        }
-    }
-
-    impl SecretResolver for Refusing {
-        fn resolve(&self, reference: &SecretRef) -> Result<Secret, Unresolved> {
-            panic!("{reference} was resolved while validating")
-        }
-    }
-
     #[test]
     fn complaints_of_built_providers_point_at_their_places() {
-        let text = minimal()
+        let text = minimal().replace("https://vault.example.com", UNREACHABLE)
             + "    deploy:\n      - { target: edge, mode: \"0777\" }\n      - { target: vault, path: a }\n      - files: { directory: out }\n\
                \x20 blog:\n    names: [b.example.com]\n    deploy: [{ target: edge }]\n";
-        let loaded = read(&text).unwrap();
-        let secrets: Arc<dyn SecretResolver> = Arc::new(Refusing);
-        let said = loaded.check_providers(&REGISTRY, &secrets, "certplan").render(false);
+        let said = read(&text).unwrap_err().diagnostics().unwrap().render(false);
         insta::assert_snapshot!(said);
     }
 
     #[test]
     fn two_deployments_to_one_place_are_an_error() {
         let text = minimal() + "    deploy: [{ files: { directory: out } }, { files: { directory: out } }]\n";
-        let loaded = read(&text).unwrap();
-        let secrets: Arc<dyn SecretResolver> = Arc::new(Refusing);
-        let said = loaded.check_providers(&REGISTRY, &secrets, "certplan");
+        let error = read(&text).unwrap_err();
+        let said = error.diagnostics().unwrap();
         assert_eq!(said.iter().filter(|diagnostic| diagnostic.code == "same-place").count(), 1, "{said}");
     }
 

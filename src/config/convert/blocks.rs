@@ -32,6 +32,8 @@ use crate::model::StateBackend;
 pub(super) struct Target {
     pub(super) desired: DesiredTarget,
     pub(super) verify: Vec<VerifyPlace>,
+    /// Whether nothing is wrong with its block.
+    pub(super) sound: bool,
 }
 
 impl<'a> Converter<'a> {
@@ -101,12 +103,9 @@ impl<'a> Converter<'a> {
                 entry.value.entries().iter().find_map(|own| Some((own, registry.dns_factory(&own.key)?)));
             let Some((own, factory)) = kind else { continue };
             let block = own.value.to_json(&[]);
-            if self.checker.is_valid(&own.value)
-                && let Err(complaints) = (factory.check)(&block)
-            {
-                self.complaints(complaints, &own.value);
+            if self.ask(factory.check, &own.value, &[]) {
+                self.places.dns.insert(name.clone(), Place::new(entry.span, &own.value));
             }
-            self.places.dns.insert(name.clone(), Place::new(entry.span, &own.value));
             providers.insert(
                 name,
                 DesiredDnsProvider {
@@ -199,7 +198,9 @@ impl<'a> Converter<'a> {
             let kind = entry.value.entries().iter().find(|own| registry.target_factory(&own.key).is_some());
             let Some(own) = kind else { continue };
             let Some(target) = self.target(own) else { continue };
-            self.places.targets.insert(name.clone(), Place::new(entry.span, &own.value));
+            if target.sound {
+                self.places.targets.insert(name.clone(), Place::new(entry.span, &own.value));
+            }
             targets.insert(name, target);
         }
         targets
@@ -208,14 +209,10 @@ impl<'a> Converter<'a> {
     /// Reads a target's block under its kind, in `targets` or in place.
     pub(super) fn target(&mut self, own: &'a Entry) -> Option<Target> {
         let factory = self.registry.target_factory(&own.key)?;
+        let sound = self.ask(factory.check, &own.value, &["verify"]);
         let block = own.value.to_json(&["verify"]);
-        if self.checker.is_valid(&own.value)
-            && let Err(complaints) = (factory.check)(&block)
-        {
-            self.complaints(complaints, &own.value);
-        }
         let verify = self.verify_places(own.value.get("verify"));
-        Some(Target { desired: DesiredTarget { kind: factory.kind.to_owned(), block }, verify })
+        Some(Target { desired: DesiredTarget { kind: factory.kind.to_owned(), block }, verify, sound })
     }
 
     pub(super) fn moved(&mut self) -> Vec<Moved> {

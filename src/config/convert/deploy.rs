@@ -69,7 +69,9 @@ impl<'a> Converter<'a> {
                 _ => OnRemove::Remove,
             };
             let address = Address::Deployment(certificate.clone(), target.clone());
-            self.places.addresses.insert(address, Place::new(entry.span, entry));
+            if self.checker.is_valid(entry) {
+                self.places.addresses.insert(address, Place::new(entry.span, entry));
+            }
             let parameters = entry.to_json(&["target", "on_remove", "verify", kind]);
             deployments.push(DesiredDeployment { target, parameters, on_remove, verify });
         }
@@ -114,7 +116,9 @@ impl<'a> Converter<'a> {
         self.check_entry(entry, Some(kind));
         let target = self.target(own)?;
         let name = self.name_in_place(certificate, kind, targets)?;
-        self.places.targets.insert(name.clone(), Place::new(entry.span, &own.value));
+        if target.sound {
+            self.places.targets.insert(name.clone(), Place::new(entry.span, &own.value));
+        }
         targets.insert(name.clone(), target);
         Some((name, kind))
     }

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use certplan_provider::Complaint;
+use serde_json::Value;
 
 use super::Names;
 use super::check::Checker;
@@ -40,7 +41,7 @@ use crate::model::Desired;
 use crate::model::Name;
 use crate::registry::Registry;
 
-/// Where things stand, for messages of later stages.
+/// Where things stand, for messages of later stages. What is wrong has no place: nothing more is to be said of it.
 #[derive(Debug, Default)]
 pub(crate) struct Places {
     /// Issuers, certificates and the entries of `deploy`.
@@ -82,7 +83,7 @@ pub(crate) fn convert(
     }
     let schema = schema(registry);
     let nothing = serde_json::Map::new();
-    let definitions = schema.get("definitions").and_then(serde_json::Value::as_object).unwrap_or(&nothing);
+    let definitions = schema.get("definitions").and_then(Value::as_object).unwrap_or(&nothing);
     let mut compiler = Compiler::new(definitions, "deploy");
     let rule = compiler.compile(&schema);
     let deploy_rules = registry
@@ -180,10 +181,24 @@ impl<'a> Converter<'a> {
         Some(PathBuf::from(text))
     }
 
-    fn complaints(&mut self, complaints: Vec<Complaint>, block: &Node) {
+    /// Asks a provider what else is wrong with its block, and returns whether all is well. Of a block with wrong parts
+    /// it sees the rest, and is heard about values that are there and fit: only those are what was written.
+    fn ask(
+        &mut self,
+        check: fn(&Value) -> Result<(), Vec<Complaint>>,
+        block: &Node,
+        leave_out: &[&str],
+    ) -> bool {
+        let whole = self.checker.is_valid(block);
+        let Some(readable) = self.checker.readable(block, leave_out) else { return false };
+        let Err(complaints) = check(&readable) else { return whole };
         for complaint in complaints {
-            self.push(complained(&complaint, block));
+            let written = block.at(&complaint.pointer).is_some_and(|value| self.checker.is_valid(value));
+            if whole || written {
+                self.push(complained(&complaint, block));
+            }
         }
+        false
     }
 }
 
