@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use jiff::SignedDuration;
 use jiff::Timestamp;
 
 use crate::model::Address;
 use crate::model::CertificateRecord;
+use crate::model::DesiredCertificate;
 use crate::model::DesiredIssuer;
 use crate::model::Fact;
 use crate::model::Issued;
@@ -19,11 +19,10 @@ use super::cause::Cause;
 use super::cause::Reason;
 use super::change::Deferral;
 use super::change::WaitsFor;
+use super::clock::noted_wrongly;
 use super::planner::Planner;
 use super::planner::Subject;
 use super::renewal::at;
-
-const DAY: SignedDuration = SignedDuration::from_hours(24);
 
 /// What is wanted of the CA, for a check.
 #[derive(Debug, Clone, Copy)]
@@ -213,9 +212,10 @@ impl<'a> Planner<'a> {
     /// Whether it has to wait after failures. Says so.
     pub(super) fn backs_off(&mut self, address: Address, wanted: Wanted<'_>) -> bool {
         let Some(failures) = &wanted.record.failures else { return false };
-        // One that is days to come was noted by a clock that was wrong.
-        let noted_wrongly = failures.last.duration_since(self.input.now) > DAY;
-        if wanted.requested || noted_wrongly || failures.retry_after <= self.input.now {
+        if wanted.requested
+            || noted_wrongly(failures.last, self.input.now)
+            || failures.retry_after <= self.input.now
+        {
             return false;
         }
         let times = if failures.count == 1 {
@@ -238,7 +238,6 @@ impl<'a> Planner<'a> {
     pub(super) fn is_limited(&mut self, subject: Subject<'a>, directory: &str, wanted: Wanted<'_>) -> bool {
         let now = self.input.now;
         let names = &subject.desired.names;
-        let now_there = self.now_at(&subject.desired.issuer);
         let by_itself = matches!(wanted.cause, Cause::Time | Cause::Ca) && !wanted.requested;
         let (waits_for, until, message) = if let Some(until) =
             self.ledger().exact_set(directory, names, now).filter(|_| !wanted.exempt)
@@ -252,9 +251,9 @@ impl<'a> Planner<'a> {
         } else if let Some(until) =
             self.ledger().loop_guard(directory, names, wanted.lifetime, now).and_then(|until| {
                 // It bounds what a wrong window or clock costs, and must never cost the certificate itself.
-                let latest = wanted.record.current.as_ref().map(latest);
-                let until = latest.map_or(until, |latest| until.min(latest));
-                (by_itself && until > now_there).then_some(until)
+                let current = wanted.record.current.as_ref();
+                let until = current.map_or(until, |current| until.min(self.latest(current, subject.desired)));
+                (by_itself && until > now).then_some(until)
             })
         {
             (
@@ -279,6 +278,14 @@ impl<'a> Planner<'a> {
         true
     }
 
+    /// When the guard holds a renewal back no longer: a sixth of the lifetime is left then, by this machine's clock and by
+    /// that of the CA. One that is far ahead finds each new certificate all but expired.
+    fn latest(&self, current: &Issued, desired: &DesiredCertificate) -> Timestamp {
+        let lifetime = current.facts.lifetime().as_secs().max(0);
+        let ahead = self.apart(&desired.issuer).unwrap_or_default().as_secs().max(0);
+        at(current.facts.not_after.as_second().saturating_sub(lifetime / 6).saturating_add(ahead))
+    }
+
     pub(super) fn defer(
         &mut self,
         subject: Subject<'_>,
@@ -296,12 +303,4 @@ impl<'a> Planner<'a> {
             cause: wanted.cause,
         });
     }
-}
-
-/// When the guard holds a renewal back no longer: a sixth of the lifetime is left then. But half a lifetime has passed since it
-/// was issued, by the clock that issued it, for that may be one that is ahead by weeks.
-fn latest(current: &Issued) -> Timestamp {
-    let lifetime = current.facts.lifetime().as_secs().max(0);
-    let left = current.facts.not_after.as_second().saturating_sub(lifetime / 6);
-    at(left.max(current.issued_at.as_second().saturating_add(lifetime / 2)))
 }

@@ -25,6 +25,15 @@ const TOLERATED: Duration = Duration::from_secs(5 * 60);
 /// minutes from now is taken from the CA, and of two runners each may have some minutes of its own.
 pub(super) const OFF: SignedDuration = SignedDuration::from_hours(1);
 
+/// How far in the future something may be noted that holds a certificate back for a while: what is noted later than that was
+/// noted by a clock that was wrong, and would hold it back until then.
+const DAY: SignedDuration = SignedDuration::from_hours(24);
+
+/// Whether something was noted by a clock that was far ahead of this one.
+pub(super) fn noted_wrongly(noted: Timestamp, now: Timestamp) -> bool {
+    noted.duration_since(now) > DAY
+}
+
 impl<'a> Planner<'a> {
     /// The time by which certificates of an issuer are judged: the later one, by this machine's clock and the CA's.
     pub(super) fn now_at(&self, issuer: &Name) -> Timestamp {
@@ -36,7 +45,7 @@ impl<'a> Planner<'a> {
     }
 
     /// How far this machine's clock is ahead of the CA's, if that is too far.
-    fn apart(&self, issuer: &Name) -> Option<SignedDuration> {
+    pub(super) fn apart(&self, issuer: &Name) -> Option<SignedDuration> {
         self.input.observed.clocks.get(issuer).copied().filter(|ahead| ahead.unsigned_abs() > TOLERATED)
     }
 

@@ -7,6 +7,7 @@ use url::Url;
 use crate::model::Issuance;
 use crate::model::NameSet;
 
+use super::clock::noted_wrongly;
 use super::input::Prior;
 use super::renewal::at;
 
@@ -36,7 +37,7 @@ impl<'a> Ledger<'a> {
         let mut seen = BTreeSet::new();
         let own = prior.certificates.values().flat_map(|certificate| &certificate.record.issuances);
         for issuance in own.chain(&prior.foreign_issuances) {
-            if seen.insert((issuance.spki, issuance.at)) {
+            if !noted_wrongly(issuance.at, now) && seen.insert((issuance.spki, issuance.at)) {
                 by_set.entry((issuance.directory.as_str(), &issuance.names)).or_default().push(issuance);
             }
         }

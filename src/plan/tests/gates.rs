@@ -280,20 +280,9 @@ fn many_new_names_under_a_domain_are_warned_about_once() {
 
 #[test]
 fn the_loop_guard_never_costs_the_certificate() {
-    let mut world = World::shop();
-    world.issuer().directory = "https://ca.example/directory".parse().unwrap();
-    world.prior.accounts.insert(name("le"), account("https://ca.example/directory"));
-    world.current("shop").directory = "https://ca.example/directory".to_owned();
-    world.prior.foreign_issuances = issuances(&mut world, &[5, 4, 3, 2, 1], false)
-        .into_iter()
-        .map(|issuance| Issuance {
-            at: time(LATE) - Duration::from_secs(3_600),
-            directory: "https://ca.example/directory".to_owned(),
-            ..issuance
-        })
-        .collect();
     // It ends on the 30th of November, after 90 days: with 15 of them left it waits no longer.
     for (now, waits) in [("2026-11-14T00:00:00Z", true), ("2026-11-16T00:00:00Z", false), (LATE, false)] {
+        let mut world = shop_of_another_ca(time(now) - Duration::from_secs(3_600), false);
         world.now = time(now);
         let plan = world.plan();
         assert_eq!(plan.deferred.len(), usize::from(waits), "{now}: {:?}", lines(&plan));
@@ -306,24 +295,10 @@ fn the_loop_guard_never_costs_the_certificate() {
 
 #[test]
 fn a_clock_that_is_ahead_by_weeks_reissues_no_fleet_again_and_again() {
-    let mut world = World::shop();
-    let directory = "https://ca.example/directory";
-    world.issuer().directory = directory.parse().unwrap();
-    world.prior.accounts.insert(name("le"), account(directory));
     // Eighty days ahead, by which it issued five times within hours.
     let now = time(ISSUED) + Duration::from_secs(80 * 24 * 3_600);
-    let current = world.current("shop");
-    current.directory = directory.to_owned();
-    current.issued_at = now - Duration::from_secs(3_600);
-    let directory = directory.to_owned();
-    world.prior.foreign_issuances = issuances(&mut world, &[5, 4, 3, 2, 1], true)
-        .into_iter()
-        .map(|issuance| Issuance {
-            at: now - Duration::from_secs(3_600),
-            directory: directory.clone(),
-            ..issuance
-        })
-        .collect();
+    let mut world = shop_of_another_ca(now - Duration::from_secs(3_600), true);
+    world.current("shop").issued_at = now - Duration::from_secs(3_600);
     world.observed.clocks.insert(name("le"), SignedDuration::from_hours(80 * 24));
     world.window("shop", "2026-09-02T00:00:00Z", "2026-09-03T00:00:00Z");
     world.now = now + Duration::from_secs(3_600);
@@ -336,13 +311,67 @@ fn a_clock_that_is_ahead_by_weeks_reissues_no_fleet_again_and_again() {
 fn what_a_wrong_clock_noted_holds_nothing_back() {
     let mut world = World::shop();
     world.now = time(LATE);
-    // A failure, and an issuance, of next week.
+    // A failure, and issuances, of next week: of the guard against loops, and of the CA's own limit.
     let next_week = world.now + Duration::from_secs(7 * 24 * 3_600);
+    world.prior.foreign_issuances = [true, false]
+        .into_iter()
+        .flat_map(|replaces| issuances(&mut world, &[5, 4, 3, 2, 1], replaces))
+        .map(|issuance| Issuance { at: next_week, ..issuance })
+        .collect();
     world.record("shop").failures =
         Some(Failures { count: 1, last: next_week, retry_after: next_week, message: "expired".to_owned() });
     world.current("shop").issued_at = next_week;
     let plan = world.plan();
     assert_eq!(lines(&plan)[0], "~ certificate/shop time renew_because_window", "{:?}", plan.deferred);
+}
+
+#[test]
+fn a_short_lived_certificate_outlasts_what_a_clock_ahead_noted() {
+    const LIFETIME: u64 = 160 * 3_600;
+    let hours = |hours: u64| time(ISSUED) + Duration::from_secs(hours * 3_600);
+    // It was issued five times by a clock that was ahead by some hours, or by days, and then set.
+    for ahead in [1, 20, 5 * 24] {
+        let mut world = shop_of_another_ca(hours(ahead), true);
+        let current = world.current("shop");
+        current.facts.not_before = hours(0);
+        current.facts.not_after = hours(0) + Duration::from_secs(LIFETIME);
+        current.issued_at = hours(ahead);
+        for (hour, waits) in [(90, ahead <= 90), (133, true), (134, false), (170, false)] {
+            world.now = hours(hour);
+            let plan = world.plan();
+            assert_eq!(plan.deferred.len(), usize::from(waits), "{ahead}, {hour}: {:?}", plan.deferred);
+        }
+    }
+}
+
+#[test]
+fn a_ca_whose_clock_is_ahead_lets_no_renewal_loop() {
+    // The CA, or a proxy before it, tells a time by which each new certificate has all but expired.
+    for days in [60, 80, 100] {
+        let now = time(ISSUED) + Duration::from_secs(24 * 3_600);
+        let mut world = shop_of_another_ca(now - Duration::from_secs(3_600), true);
+        world.current("shop").issued_at = now - Duration::from_secs(3_600);
+        world.observed.clocks.insert(name("le"), -SignedDuration::from_hours(days * 24));
+        world.window("shop", "2026-09-01T00:00:00Z", "2026-09-02T00:00:00Z");
+        world.now = now;
+        let plan = world.plan();
+        assert!(plan.changes.is_empty(), "{days}: {:?}", lines(&plan));
+        assert_eq!(plan.deferred[0].waits_for, WaitsFor::LoopGuard);
+    }
+}
+
+/// A CA without limits of its own that issued the shop's certificate five times.
+fn shop_of_another_ca(at: Timestamp, replaces: bool) -> World {
+    const DIRECTORY: &str = "https://ca.example/directory";
+    let mut world = World::shop();
+    world.issuer().directory = DIRECTORY.parse().unwrap();
+    world.prior.accounts.insert(name("le"), account(DIRECTORY));
+    world.current("shop").directory = DIRECTORY.to_owned();
+    world.prior.foreign_issuances = issuances(&mut world, &[5, 4, 3, 2, 1], replaces)
+        .into_iter()
+        .map(|issuance| Issuance { at, directory: DIRECTORY.to_owned(), ..issuance })
+        .collect();
+    world
 }
 
 #[test]
