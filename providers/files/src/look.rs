@@ -139,14 +139,16 @@ impl Seen {
             deviations
                 .push(format!("mode of the folder is {:04o}, not {FOLDER_MODE:04o}", own.st_mode & 0o7777));
         }
-        let chain = match open(folder, PemFile::Fullchain) {
-            Ok(file) => {
-                let (octets, metadata) =
-                    read(file).map_err(|error| failed("read", &home.join("fullchain.pem"), error))?;
-                Some(Fullchain { cut: first_end(&octets), octets, metadata })
+        let chain = match open(folder, PemFile::Fullchain).and_then(read) {
+            Ok((octets, metadata)) => Some(Fullchain { cut: first_end(&octets), octets, metadata }),
+            // Nothing, or something else: it is told of below. So are a socket and a device without a driver.
+            Err(Errno::NOENT | Errno::LOOP | NOT_A_FILE | Errno::NXIO | Errno::NODEV) => None,
+            // A disk that lost it: to write it anew is what helps.
+            Err(error @ Errno::IO) => {
+                deviations.push(format!("fullchain.pem cannot be read: {error}"));
+                None
             }
-            Err(Errno::NOENT | Errno::LOOP) => None,
-            Err(error) => return Err(failed("open", &home.join("fullchain.pem"), error)),
+            Err(error) => return Err(failed("read", &home.join("fullchain.pem"), error)),
         };
         for file in place.files() {
             let name = file.name();
@@ -244,11 +246,14 @@ fn open(folder: &OwnedFd, file: PemFile) -> Result<OwnedFd, Errno> {
     openat(folder, file.name(), READ, Mode::empty())
 }
 
+/// What [`read`] says of a folder or a FIFO.
+const NOT_A_FILE: Errno = Errno::INVAL;
+
 /// Reads a public file, of a size that one may have.
 fn read(file: OwnedFd) -> Result<(Zeroizing<Vec<u8>>, Stat), Errno> {
     let metadata = fstat(&file)?;
     if FileType::from_raw_mode(metadata.st_mode) != FileType::RegularFile {
-        return Err(Errno::INVAL);
+        return Err(NOT_A_FILE);
     }
     // Wiped, for somebody may have put a key into it.
     let size = usize::try_from(metadata.st_size).unwrap_or(0).min(LIMIT);

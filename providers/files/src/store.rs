@@ -207,6 +207,13 @@ impl Store {
         openat(&self.home, version, FOLDER, Mode::empty())
     }
 
+    /// Whether a version has a chain that may be served, and is more than what somebody left in its folder.
+    pub(crate) fn has_chain(&self, version: &str) -> bool {
+        self.open_version(version)
+            .and_then(|folder| statat(folder, PemFile::Fullchain.name(), AtFlags::SYMLINK_NOFOLLOW))
+            .is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::RegularFile)
+    }
+
     /// Whether a version has exactly these contents, the key included.
     pub(crate) fn holds(&self, version: &str, contents: &Contents) -> bool {
         let Ok(folder) = self.open_version(version) else { return false };

@@ -303,7 +303,7 @@ impl DeployTarget for FilesTarget {
         let removed = match was {
             Entry::Foreign(_) => None,
             Entry::Version(version) => Some(version),
-            Entry::Absent => store.versions()?.pop(),
+            Entry::Absent => store.versions()?.into_iter().rfind(|version| store.has_chain(version)),
         };
         if let Some(version) = removed
             && let Err(refused) = self.commands.activate(context).await

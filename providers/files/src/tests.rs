@@ -293,7 +293,7 @@ async fn what_was_changed_by_hand_is_seen() {
     let fresh = bench.deployed(0).await;
     let version = bench.path("tls/.certplan/shop").join(fresh.version.clone().unwrap());
     type Ruin<'a> = Box<dyn Fn() + 'a>;
-    let ruined: [(&str, Ruin<'_>); 9] = [
+    let ruined: [(&str, Ruin<'_>); 10] = [
         ("privkey.pem is missing", Box::new(|| fs::remove_file(version.join("privkey.pem")).unwrap())),
         ("mode of privkey.pem is 0644, not 0600", {
             Box::new(|| {
@@ -326,6 +326,12 @@ async fn what_was_changed_by_hand_is_seen() {
             Box::new(|| {
                 fs::remove_file(version.join("chain.pem")).unwrap();
                 symlink("/etc/passwd", version.join("chain.pem")).unwrap();
+            })
+        }),
+        ("fullchain.pem is not a regular file", {
+            Box::new(|| {
+                fs::remove_file(version.join("fullchain.pem")).unwrap();
+                fs::create_dir(version.join("fullchain.pem")).unwrap();
             })
         }),
         ("mode of the folder is 0700, not 0755", {
@@ -381,7 +387,8 @@ async fn what_certplan_did_not_make_is_never_touched() {
         fs::set_permissions(bench.path("tls"), fs::Permissions::from_mode(0o755)).unwrap();
         plant(&bench.path("tls/shop"));
         let seen = bench.observe().await.unwrap();
-        assert_eq!(seen.deviations, [format!("`shop` is {what} that certplan did not make")]);
+        let refusal = format!("`shop` is {what} that certplan did not make");
+        assert_eq!((&seen.deviations[..], seen.refusal.as_ref()), (&[refusal.clone()][..], Some(&refusal)));
         if what == "a folder" {
             assert_eq!(seen.fingerprint, Some(bundle(3).fingerprint), "what is served there is told");
         }
@@ -406,6 +413,11 @@ async fn what_somebody_put_beside_our_files_is_kept_and_holds_nothing_up() {
     for number in 2..4 {
         assert_eq!(bench.deployed(number).await.fingerprint, Some(bundle(number).fingerprint));
     }
+    let current = fs::canonicalize(bench.path("tls/shop")).unwrap();
+    fs::remove_file(current.join("fullchain.pem")).unwrap();
+    fs::create_dir(current.join("fullchain.pem")).unwrap();
+    assert_eq!(bench.deployed(3).await.deviations, Vec::<String>::new(), "it is repaired");
+    assert_eq!(bench.observe().await.unwrap().refusal, None);
     assert_eq!(names(version.clone()), ["chain.pem", "dhparam.pem", "sub"], "its key is gone");
     let current = fs::canonicalize(bench.path("tls/shop")).unwrap();
     let target = build(&json!({ "directory": "tls/shop/inside" }), bench.folder.path());

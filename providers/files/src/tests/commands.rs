@@ -103,6 +103,20 @@ async fn a_server_that_still_needs_the_files_keeps_them() {
 }
 
 #[tokio::test]
+async fn what_somebody_left_in_a_version_is_not_put_back() {
+    let bench = Bench::new(with_commands());
+    bench.deployed(0).await;
+    let version = fs::canonicalize(bench.path("tls/shop")).unwrap();
+    fs::write(version.join("dhparam.pem"), "somebody's").unwrap();
+    bench.target.remove(&context(), &bench.slot(), None).await.unwrap();
+    // Removed once more, by a run that does not know that it is gone, while the server has its troubles.
+    fs::write(bench.path("test-broken"), "").unwrap();
+    bench.target.remove(&context(), &bench.slot(), None).await.unwrap();
+    assert_eq!(names(version), ["dhparam.pem"]);
+    assert!(bench.path("tls/shop").symlink_metadata().is_err(), "a link to no certificate");
+}
+
+#[tokio::test]
 async fn a_rollback_reloads_what_served() {
     let bench = Bench::new(with_commands());
     let before = bench.deployed(0).await;
