@@ -1,3 +1,5 @@
+use std::ops::RangeInclusive;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
@@ -34,7 +36,8 @@ pub struct CheckedChain {
 }
 
 /// Checks that what a CA delivered is what was ordered, before it is stored:
-/// the leaf is for our key and for exactly these names, is valid now, and each certificate is signed by the next.
+/// the leaf is for our key and for exactly these names, is valid at some `time` (for clocks that are apart), and each
+/// certificate is signed by the next.
 ///
 /// Certificates after the leaf may come in any order. A root at the end is left out, for clients have it or do not trust
 /// it.
@@ -45,7 +48,7 @@ pub fn check_chain(
     pem: &str,
     spki: Fingerprint,
     names: &NameSet,
-    now: Timestamp,
+    time: &RangeInclusive<Timestamp>,
 ) -> Result<CheckedChain, ChainError> {
     let ders = read(pem)?;
     let Some(leaf) = ders.first() else { return Err(ChainError::Empty) };
@@ -59,9 +62,10 @@ pub fn check_chain(
         let extra = facts.names.difference(names).map(CertName::to_string).chain(other).collect();
         return Err(ChainError::Names { missing, extra });
     }
-    if now >= facts.not_after {
-        return Err(ChainError::Expired { not_after: facts.not_after, now });
+    if *time.start() >= facts.not_after {
+        return Err(ChainError::Expired { not_after: facts.not_after, now: *time.start() });
     }
+    let now = *time.end();
     if now.as_second() + CLOCK_TOLERANCE_SECONDS < facts.not_before.as_second() {
         return Err(ChainError::NotYetValid { not_before: facts.not_before, now });
     }
@@ -188,11 +192,13 @@ pub enum ChainError {
     #[error("the CA delivered no certificate")]
     Empty,
     /// The leaf's validity is over.
-    #[error("the certificate expired on {not_after}, and this machine's clock says {now}")]
+    #[error(
+        "the certificate expired on {not_after}, and it is {now} at the earliest by this machine's clock and the CA's: check the clock"
+    )]
     Expired {
         /// The end of its validity.
         not_after: Timestamp,
-        /// Our clock.
+        /// The earlier clock.
         now: Timestamp,
     },
     /// The leaf is for another key.
@@ -213,12 +219,12 @@ pub enum ChainError {
     },
     /// The leaf's validity has not begun: the clock of this machine is slow, most likely.
     #[error(
-        "the certificate is valid from {not_before}, and this machine's clock says {now}: check the clock"
+        "the certificate is valid from {not_before}, and it is {now} at the latest by this machine's clock and the CA's: check the clock"
     )]
     NotYetValid {
         /// The beginning of its validity.
         not_before: Timestamp,
-        /// Our clock.
+        /// The later clock.
         now: Timestamp,
     },
     /// A block is not PEM.

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use instant_acme::Account;
 use instant_acme::CertificateIdentifier;
 use instant_acme::Identifier;
 use instant_acme::NewOrder;
+use jiff::Timestamp;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use serde_json::Value;
 use serde_json::json;
@@ -67,6 +69,13 @@ impl Session {
     /// The account's URL.
     pub fn account_url(&self) -> &str {
         &self.inner.account_url
+    }
+
+    /// What the time is: by this machine's clock or by the CA's, between which it lies when one of them is wrong.
+    pub fn time(&self, now: Timestamp) -> RangeInclusive<Timestamp> {
+        let ahead = self.inner.transport.resources.get().and_then(|resources| resources.clock_ahead);
+        let theirs = ahead.and_then(|ahead| now.checked_sub(ahead).ok()).unwrap_or(now);
+        now.min(theirs)..=now.max(theirs)
     }
 
     /// Tells the CA who to write to, in place of whoever it knew; none is allowed

@@ -398,7 +398,8 @@ impl Apply {
             return Err(ApplyError::JournalClosed);
         };
         let now = self.now();
-        let check = |pem: &str| acme::check_chain(pem, key.spki, &operation.names, now);
+        let time = session.time(now);
+        let check = |pem: &str| acme::check_chain(pem, key.spki, &operation.names, &time);
         let chain =
             session.chains(order, operation.preferred_chain.as_deref(), |pem| check(pem).map(|_| ())).await?;
         let checked = check(&chain.pem)?;

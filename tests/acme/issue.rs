@@ -96,7 +96,7 @@ pub(crate) async fn complete(
     }
     assert_eq!(order.status, OrderStatus::Valid, "{order:?}");
     let chain = session.chains(&order, None, |_| Ok(())).await?;
-    let checked = check_chain(&chain.pem, key.spki(), &order.names, Timestamp::now()).unwrap();
+    let checked = check_chain(&chain.pem, key.spki(), &order.names, &session.time(Timestamp::now())).unwrap();
     Ok(Issued { order, chain, checked })
 }
 

@@ -156,3 +156,21 @@ async fn a_window_of_the_ca_that_has_passed_renews_and_names_the_predecessor() {
     );
     assert_no_changes(&story.project);
 }
+
+#[test]
+fn a_machine_whose_clock_is_wrong_completes_what_it_orders() {
+    // No TSIG here either. Pebble's certificates last for five years.
+    let Some(story) = Story::with(DnsKind::PowerDnsApi, PebbleOptions::default()) else { return };
+    story.configure(SHOP);
+    let mut known = story.apply();
+    for (offset, told) in [("-30d", "30 days behind"), ("+3000d", "3000 days ahead of")] {
+        let arguments = ["renew", "shop", "--auto-approve"];
+        let Some(run) = story.project.certplan_at(offset, &arguments) else { return };
+        assert_eq!(run.code, Some(0), "{offset}: {run}");
+        assert!(run.to_string().contains(&format!("this machine's clock is {told} that of the CA")), "{run}");
+        let renewed = story.deployed("shop").unwrap();
+        assert_ne!(renewed.fingerprint, known.fingerprint, "{offset}");
+        known = renewed;
+    }
+    assert_no_changes(&story.project);
+}

@@ -63,14 +63,14 @@ fn a_chain_is_put_in_order_and_its_root_left_out() {
     let wanted = names(&["a.example", "*.a.example"]);
     let now = at("2026-06-01T00:00:00Z");
     let straight = format!("{}{}{}", h.leaf, h.lower, h.upper);
-    let expected = check_chain(&straight, h.spki, &wanted, now).unwrap();
+    let expected = check_chain(&straight, h.spki, &wanted, &(now..=now)).unwrap();
     assert_eq!(expected.ders.len(), 3);
     assert_eq!(expected.pem, straight.replace("\r\n", "\n"));
     assert_eq!(expected.facts.names, wanted);
     let muddled =
         [&h.leaf, "some text\r\n", &h.root, &h.upper, &h.lower, &h.lower].map(String::from).concat();
-    assert_eq!(check_chain(&muddled.replace('\n', "\r\n"), h.spki, &wanted, now).unwrap(), expected);
-    let alone = check_chain(&h.leaf, h.spki, &wanted, now).unwrap();
+    assert_eq!(check_chain(&muddled.replace('\n', "\r\n"), h.spki, &wanted, &(now..=now)).unwrap(), expected);
+    let alone = check_chain(&h.leaf, h.spki, &wanted, &(now..=now)).unwrap();
     assert_eq!(alone.ders.len(), 1);
 }
 
@@ -81,7 +81,8 @@ fn what_was_not_ordered_is_refused() {
     let wanted = names(&["a.example"]);
     let now = at("2026-06-01T00:00:00Z");
     let chain = format!("{}{}{}", h.leaf, h.lower, h.upper);
-    let check = |pem: &str, spki, names: &NameSet, now| check_chain(pem, spki, names, now).unwrap_err();
+    let check =
+        |pem: &str, spki, names: &NameSet, now| check_chain(pem, spki, names, &(now..=now)).unwrap_err();
     assert!(matches!(check(&chain, stranger.spki, &wanted, now), ChainError::Key { .. }));
     for other in [names(&["a.example", "b.example"]), names(&["b.example"]), names(&["*.a.example"])] {
         assert!(matches!(check(&chain, h.spki, &other, now), ChainError::Names { .. }));
@@ -92,9 +93,17 @@ fn what_was_not_ordered_is_refused() {
         ChainError::NotYetValid { .. }
     ));
     assert!(
-        check_chain(&chain, h.spki, &wanted, at("2025-12-31T23:58:00Z")).is_ok(),
+        check_chain(&chain, h.spki, &wanted, &(at("2025-12-31T23:58:00Z")..=at("2025-12-31T23:58:00Z")))
+            .is_ok(),
         "two minutes are tolerated"
     );
+    // Clocks that are apart: it is valid by one of them, or between them.
+    for (from, to) in
+        [("2025-01-01", "2026-02-01"), ("2026-06-01", "2028-01-01"), ("2025-01-01", "2028-01-01")]
+    {
+        let time = at(&format!("{from}T00:00:00Z"))..=at(&format!("{to}T00:00:00Z"));
+        assert!(check_chain(&chain, h.spki, &wanted, &time).is_ok(), "{from} {to}");
+    }
     // The same names, but not the same key: a signature that does not fit.
     let foreign = format!("{}{}{}", h.leaf, stranger.lower, stranger.upper);
     assert!(matches!(check(&foreign, h.spki, &wanted, now), ChainError::Broken { .. }));
@@ -113,12 +122,12 @@ fn what_is_no_chain_is_refused() {
     for (pem, expected) in
         [("", "no certificate"), ("<html>", "no certificate"), (garbage, "not a certificate")]
     {
-        let error = check_chain(pem, h.spki, &wanted, now).unwrap_err().to_string();
+        let error = check_chain(pem, h.spki, &wanted, &(now..=now)).unwrap_err().to_string();
         assert!(error.contains(expected), "{pem}: {error}");
     }
     let cut = &h.leaf[..h.leaf.len() / 2];
-    assert!(check_chain(cut, h.spki, &wanted, now).is_err());
-    assert_eq!(check_chain(&h.leaf.repeat(21), h.spki, &wanted, now), Err(ChainError::TooLong));
+    assert!(check_chain(cut, h.spki, &wanted, &(now..=now)).is_err());
+    assert_eq!(check_chain(&h.leaf.repeat(21), h.spki, &wanted, &(now..=now)), Err(ChainError::TooLong));
 }
 
 #[test]
