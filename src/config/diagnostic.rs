@@ -217,16 +217,20 @@ impl Diagnostics {
     /// The problems as a plan tells its own, each an object with `severity`, `code`, `summary`, `detail` and its place.
     pub(crate) fn to_events(&self) -> Vec<Value> {
         let event = |diagnostic: &Diagnostic| {
-            let place = diagnostic.labels.first().and_then(|label| self.sources.locate(label.span));
-            json!({
+            let mut event = json!({
                 "severity": diagnostic.severity.as_str(),
                 "code": diagnostic.code,
                 "summary": diagnostic.message,
-                "detail": (!diagnostic.help.is_empty()).then(|| diagnostic.help.join("\n")),
-                "file": place.as_ref().map(|place| place.file.clone()),
-                "line": place.as_ref().map(|place| place.line),
-                "column": place.as_ref().map(|place| place.column),
-            })
+            });
+            if !diagnostic.help.is_empty() {
+                event["detail"] = diagnostic.help.join("\n").into();
+            }
+            if let Some(place) = diagnostic.labels.first().and_then(|label| self.sources.locate(label.span)) {
+                event["file"] = place.file.into();
+                event["line"] = place.line.into();
+                event["column"] = place.column.into();
+            }
+            event
         };
         self.list.iter().map(event).collect()
     }
