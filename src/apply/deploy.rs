@@ -315,7 +315,7 @@ impl Apply {
             && old.slot.location != slot.location
         {
             // The deployment moved within its target: the old place goes once the new one serves.
-            self.take_away(&address, &*target, &desired.target, &old.slot, old.receipt.as_ref()).await?;
+            self.take_away(&address, &*target, &desired.target, old, journal.record()).await?;
         }
         let record = DeploymentRecord {
             kind: self
@@ -350,7 +350,7 @@ impl Apply {
             let address = Address::Deployment(work.name.clone(), name.clone());
             let target = self.target(name)?;
             journal.check_lease()?;
-            self.take_away(&address, &*target, name, &record.slot, record.receipt.as_ref()).await?;
+            self.take_away(&address, &*target, name, &record, journal.record()).await?;
             journal.record_mut().deployments.remove(name);
             journal.persist(Revise::Bump).await?;
             self.step(address, Step::Removed);
@@ -367,29 +367,36 @@ impl Apply {
     }
 
     /// Takes a certificate out of a place, unless the configuration wants that very place under another target's or
-    /// certificate's name, or by another path: what serves there is never taken down.
+    /// certificate's name, or by another path, or something else is there by now: what serves there is never taken down.
     async fn take_away(
         &self,
         address: &Address,
         target: &dyn DeployTarget,
         name: &Name,
-        slot: &Slot,
-        receipt: Option<&Receipt>,
+        deployed: &DeploymentRecord,
+        record: &CertificateRecord,
     ) -> Result<(), ApplyError> {
-        if self.is_wanted(target, name, slot).await {
-            self.reporter.report(Event::Warning {
-                address: address.clone(),
-                message: format!(
-                    "forgotten, and not removed: the configuration still deploys to `{}`",
-                    slot.location.escape_debug()
-                ),
-            });
+        let slot = &deployed.slot;
+        let failed = |source| ApplyError::Target { address: address.clone(), source };
+        let held = target.observe(&self.context, slot).await.map_err(failed)?;
+        let location = slot.location.escape_debug();
+        let stays = if self.is_wanted(target, name, slot).await {
+            Some(format!("the configuration still deploys to `{location}`"))
+        } else {
+            held.as_ref().filter(|held| record.is_foreign(name, held)).map(|held| {
+                let found = held.fingerprint.map(|found| found.short());
+                let found =
+                    held.refusal.clone().or(found).unwrap_or_else(|| "another certificate".to_owned());
+                format!("`{location}` holds what certplan did not deploy there ({found})")
+            })
+        };
+        if let Some(why) = stays {
+            let message = format!("forgotten, and not removed: {why}");
+            self.reporter.report(Event::Warning { address: address.clone(), message });
             return Ok(());
         }
-        target
-            .remove(&self.context, slot, receipt)
-            .await
-            .map_err(|source| ApplyError::Target { address: address.clone(), source })
+        let receipt = deployed.receipt.as_ref();
+        target.remove(&self.context, slot, held.as_ref(), receipt).await.map_err(failed)
     }
 
     /// Removes a certificate that left the configuration from its targets, and archives its record.

@@ -225,7 +225,13 @@ impl DeployTarget for FilesTarget {
         Ok(())
     }
 
-    async fn remove(&self, _: &Context, _: &Slot, _: Option<&Receipt>) -> Result<(), ProviderError> {
+    async fn remove(
+        &self,
+        _: &Context,
+        _: &Slot,
+        _: Option<&Deployed>,
+        _: Option<&Receipt>,
+    ) -> Result<(), ProviderError> {
         Ok(())
     }
 }

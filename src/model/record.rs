@@ -58,6 +58,25 @@ pub struct CertificateRecord {
 }
 
 impl CertificateRecord {
+    /// Whether what a target holds is one of the certificates here, as far as the target tells.
+    pub fn knows(&self, target: &Name, held: &Deployed) -> bool {
+        let mut issued = self.current.iter().chain(self.previous.as_deref());
+        let recorded = self.deployments.get(target).map(|recorded| recorded.fingerprint);
+        match (held.fingerprint, &held.serial) {
+            (Some(fingerprint), _) => {
+                recorded == Some(fingerprint) || issued.any(|issued| issued.facts.fingerprint == fingerprint)
+            }
+            (None, Some(serial)) => issued.any(|issued| issued.facts.serial == *serial),
+            (None, None) => false,
+        }
+    }
+
+    /// Whether a target holds something of somebody else, which no removal takes away.
+    pub fn is_foreign(&self, target: &Name, held: &Deployed) -> bool {
+        let tells = held.fingerprint.is_some() || held.serial.is_some();
+        held.refusal.is_some() || (tells && !self.knows(target, held))
+    }
+
     /// Leaves out the documents: chains and sealed keys, most of a record's octets, and what no plan looks at.
     pub(crate) fn leave_out_documents(&mut self) {
         for issued in self.current.iter_mut().chain(self.previous.as_deref_mut()) {

@@ -125,6 +125,8 @@ reasons! {
     ImportBecauseAccountKeyChanged => "import_because_account_key_changed",
     /// The entry is gone, and said `on_remove: keep`.
     ForgetBecauseKept => "forget_because_kept",
+    /// The entry is gone, and the target holds something else by now, which stays.
+    ForgetBecauseTargetDiffers => "forget_because_target_differs",
     /// The certificate is gone from the configuration and was never issued.
     ForgetBecauseNeverIssued => "forget_because_never_issued",
     /// `moved:` says that it has another name now.

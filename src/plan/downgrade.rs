@@ -41,7 +41,8 @@ impl<'a> Planner<'a> {
         let Some(held) = self.input.observed.deployments.get(&key).and_then(Fact::present) else {
             return false;
         };
-        if held.self_signed || self.replace.contains(&address) || is_known(subject, entry, held) {
+        if held.self_signed || self.replace.contains(&address) || subject.record().knows(&entry.target, held)
+        {
             return false;
         }
         let found = match coming {
@@ -74,20 +75,6 @@ impl<'a> Planner<'a> {
             format!("bring the newest copy of state back; where the one in state is right, `--replace {address}` deploys it"),
         );
         true
-    }
-}
-
-/// Whether state has seen what a target holds.
-fn is_known(subject: Subject<'_>, entry: &DesiredDeployment, held: &Deployed) -> bool {
-    let record = subject.record();
-    let mut issued = record.current.iter().chain(record.previous.as_deref());
-    let recorded = record.deployments.get(&entry.target).map(|recorded| recorded.fingerprint);
-    match (held.fingerprint, &held.serial) {
-        (Some(fingerprint), _) => {
-            recorded == Some(fingerprint) || issued.any(|issued| issued.facts.fingerprint == fingerprint)
-        }
-        (None, Some(serial)) => issued.any(|issued| issued.facts.serial == *serial),
-        (None, None) => false,
     }
 }
 

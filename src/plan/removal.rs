@@ -78,7 +78,8 @@ impl<'a> Planner<'a> {
         let address = Address::Certificate(name.clone());
         let selected = self.selects(&address, &BTreeMap::new());
         let served = self.served(name);
-        let (changes, complete) = self.removed_deployments_of(name, prior.revision, record, None, &served);
+        let (changes, complete) =
+            self.removed_deployments_of((name, name), prior.revision, record, None, &served);
         self.changes.extend(changes);
         // The archive holds nothing that is still deployed.
         if !selected || !complete || !self.takes(Cause::Config, false) {
@@ -122,7 +123,7 @@ impl<'a> Planner<'a> {
         let desired = subject.desired;
         let served = self.served(subject.name_in_state());
         let (changes, _) = self.removed_deployments_of(
-            &desired.name,
+            (&desired.name, subject.name_in_state()),
             subject.base_revision(),
             subject.record(),
             Some(desired),
@@ -131,10 +132,10 @@ impl<'a> Planner<'a> {
         self.changes.extend(changes);
     }
 
-    /// The removals, and whether they are all that there is to remove.
+    /// The removals, and whether they are all that there is to remove. A certificate has a name, and one in state.
     fn removed_deployments_of(
         &mut self,
-        name: &'a Name,
+        (name, in_state): (&'a Name, &'a Name),
         revision: u64,
         record: &'a CertificateRecord,
         desired: Option<&'a DesiredCertificate>,
@@ -161,7 +162,19 @@ impl<'a> Planner<'a> {
                 Some(&recorded.slot.location),
                 Some(recorded.fingerprint),
             );
-            if recorded.on_remove == OnRemove::Keep {
+            let held = self
+                .input
+                .observed
+                .deployments
+                .get(&(in_state.clone(), target.clone()))
+                .and_then(Fact::present);
+            let foreign = held.filter(|held| record.is_foreign(target, held));
+            if let Some(foreign) = foreign {
+                change.reason = Reason::ForgetBecauseTargetDiffers;
+                change.details.found = foreign.fingerprint;
+                change.details.deviations = foreign.refusal.iter().cloned().collect();
+            }
+            if recorded.on_remove == OnRemove::Keep || foreign.is_some() {
                 change.action = Action::Forget;
                 change.steps = vec![Step::ForgetDeployment { target: target.clone() }];
                 changes.push(change);

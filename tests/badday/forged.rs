@@ -145,6 +145,29 @@ fn a_forged_deployment_writes_nowhere_but_where_the_configuration_says() {
     assert_eq!(fs::read_dir(victim.parent().expect("a folder")).expect("it is there").count(), 1, "{run}");
 }
 
+/// What moves is taken away from where it was: from where state says.
+#[test]
+fn a_forged_place_takes_no_other_certificate_down() {
+    // The other one is the older, for a newer one stops the deployment at once.
+    let (victim, world) = (World::with_shop(), World::with_shop());
+    let serves = victim.project.read("out/shop/fullchain.pem");
+    let folder = victim.project.path().join("out");
+    let state = world.state();
+    world.runtime.block_on(async {
+        let mut stored = state.certificate(&name("shop")).await.expect("good state").expect("it is there");
+        for deployment in stored.content.deployments.values_mut() {
+            deployment.slot.location = folder.join("shop").display().to_string();
+            deployment.slot.parameters["directory"] = folder.display().to_string().into();
+        }
+        state.save_certificate(&name("shop"), &mut stored, Revise::Bump).await.expect("it is written");
+    });
+    let run = world.project.certplan(&["apply", "--auto-approve"]);
+    no_panic(&run);
+    assert!(run.stderr.contains("holds what certplan did not deploy there"), "{run}");
+    assert_eq!(victim.project.read("out/shop/fullchain.pem"), serves, "{run}");
+    let _ = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
+}
+
 /// A CA may give two orders the same pending authorization, and both journals list its value then.
 #[test]
 fn a_value_that_two_killed_operations_share_is_removed_by_the_last() {

@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use certplan::sandbox::Event;
 
 use crate::world::World;
+use crate::world::name;
 
 const OLD: &str = "old: { files: { directory: out } }";
 const NEW: &str = "new: { files: { directory: out } }";
@@ -63,8 +64,44 @@ fn a_certificate_that_gets_another_name_and_keeps_its_place_keeps_serving() {
     let shop = ["--allow-remove", "certificate/shop"];
     let run = world.project.certplan(&[["apply", "--auto-approve"].as_slice(), &shop].concat()).expect(0);
     assert!(serves(&world), "{run}");
-    assert!(run.stderr.contains("forgotten, and not removed"), "{run}");
+    assert!(run.stdout.contains("what its target holds by now stays: another certificate"), "{run}");
     let _ = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
+}
+
+/// A certificate goes over to another project, which deploys it to the same place.
+#[test]
+fn what_another_project_deployed_there_is_not_taken_down() {
+    for refresh in [true, false] {
+        let (world, other) = (World::new(), World::new());
+        configure(&world, OLD, &shop("old"));
+        let _ = world.project.certplan(&["apply", "--auto-approve"]).expect(0);
+        let folder = world.project.path().join("out").display().to_string();
+        configure(&other, &format!("theirs: {{ files: {{ directory: \"{folder}\" }} }}"), &shop("theirs"));
+        let _ = other.project.certplan(&["apply", "--auto-approve"]).expect(0);
+        let theirs = world.project.read("out/shop/fullchain.pem");
+
+        configure(&world, OLD, "  blog: { names: [blog.example.test] }\n");
+        let removal = ["--allow-remove", "certificate/shop"];
+        let arguments = [["--auto-approve"].as_slice(), &removal].concat();
+        if refresh {
+            let plan = world.plan(&removal, 0);
+            let change = plan["resource_changes"].as_array().expect("changes").iter();
+            let change = change
+                .clone()
+                .find(|change| change["address"] == "deployment/shop/old")
+                .expect("it is shown");
+            assert_eq!(change["action_reason"], "forget_because_target_differs", "{plan:#}");
+            let _ = world.project.certplan(&[["apply"].as_slice(), &arguments].concat()).expect(0);
+        } else {
+            let blind = [["apply", "--refresh=false"].as_slice(), &arguments].concat();
+            let run = world.project.certplan(&blind).expect(0);
+            assert!(run.stderr.contains("holds what certplan did not deploy there"), "{run}");
+        }
+        assert_eq!(world.project.read("out/shop/fullchain.pem"), theirs);
+        let left = world.runtime.block_on(world.state().certificate(&name("shop"))).expect("a good state");
+        assert!(left.is_none(), "{left:?}");
+        let _ = other.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
+    }
 }
 
 /// The identity of `keys:` alone opens the certificate's key, and not the account's.

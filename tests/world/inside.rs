@@ -489,10 +489,11 @@ impl DeployTarget for Meddled<Arc<dyn DeployTarget>> {
         &self,
         context: &Context,
         slot: &Slot,
+        expected: Option<&Deployed>,
         receipt: Option<&Receipt>,
     ) -> Result<(), ProviderError> {
         self.note("remove", &slot.location).await?;
-        self.inner.remove(context, slot, receipt).await
+        self.inner.remove(context, slot, expected, receipt).await
     }
 }
 

@@ -73,10 +73,14 @@ pub trait DeployTarget: Send + Sync + fmt::Debug {
     async fn rollback(&self, context: &Context, slot: &Slot, receipt: &Receipt) -> Result<(), ProviderError>;
 
     /// Takes our certificate out of the slot; what is not ours stays.
+    ///
+    /// `expected` is what the caller saw there last; a target that can compare and swap fails with
+    /// [`ProviderError::Conflict`] when the slot holds something else.
     async fn remove(
         &self,
         context: &Context,
         slot: &Slot,
+        expected: Option<&Deployed>,
         receipt: Option<&Receipt>,
     ) -> Result<(), ProviderError>;
 }

@@ -284,15 +284,23 @@ impl DeployTarget for FilesTarget {
         .await
     }
 
-    async fn remove(&self, context: &Context, slot: &Slot, _: Option<&Receipt>) -> Result<(), ProviderError> {
+    async fn remove(
+        &self,
+        context: &Context,
+        slot: &Slot,
+        expected: Option<&Deployed>,
+        _: Option<&Receipt>,
+    ) -> Result<(), ProviderError> {
         let place = Place::from_slot(slot)?;
         let turn = self.turn(context).await?;
-        let (wait, quiet) = (patience(context), turn.is_some());
+        let (wait, quiet, expected) = (patience(context), turn.is_some(), expected.cloned());
         let taken = blocking(move || {
             let Some(store) = Store::open(place, wait)? else { return Ok(None) };
             let quiet = if quiet { Some(store.lock_directory(wait)?) } else { None };
             let was = store.entry()?;
             if let Entry::Version(_) = was {
+                let seen = Looker::default().look(&store.place)?;
+                compare(&store.place, seen.as_ref(), expected.as_ref(), None)?;
                 store.run(&store.swap_to(None))?;
             }
             Ok(Some((store, quiet, was)))
@@ -453,7 +461,7 @@ fn place_files(
         return Err(foreign(&store.place, what));
     }
     let seen = Looker::default().look(&store.place)?;
-    compare(&store.place, seen.as_ref(), expected, wanted)?;
+    compare(&store.place, seen.as_ref(), expected, Some(wanted))?;
     let current = match now {
         Entry::Version(version) => Some(version),
         Entry::Absent | Entry::Foreign(_) => None,
@@ -500,15 +508,15 @@ fn place_files(
     Ok(Placed { store, _quiet: quiet, version, replaced })
 }
 
-/// Fails when the place holds neither what the caller saw last nor the certificate itself.
+/// Fails when the place holds neither what the caller saw last nor the certificate that is wanted there.
 fn compare(
     place: &Place,
     seen: Option<&Deployed>,
     expected: Option<&Deployed>,
-    wanted: Fingerprint,
+    wanted: Option<Fingerprint>,
 ) -> Result<(), ProviderError> {
     let identity = |deployed: &Deployed| (deployed.fingerprint, deployed.version.clone());
-    let is_wanted = seen.is_some_and(|seen| seen.fingerprint == Some(wanted));
+    let is_wanted = wanted.is_some() && seen.is_some_and(|seen| seen.fingerprint == wanted);
     let as_expected = match (seen, expected) {
         (Some(seen), Some(expected)) if expected.version.is_some() => identity(seen) == identity(expected),
         (Some(seen), Some(expected)) => seen.fingerprint == expected.fingerprint,

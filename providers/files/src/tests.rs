@@ -95,6 +95,12 @@ impl Bench {
         self.observe().await.unwrap()
     }
 
+    /// Removes what is seen there.
+    async fn remove(&self) -> Result<(), ProviderError> {
+        let seen = self.observe().await;
+        self.target.remove(&context(), &self.slot(), seen.as_ref(), None).await
+    }
+
     async fn deviations(&self) -> Vec<String> {
         self.observe().await.unwrap().deviations
     }
@@ -283,7 +289,7 @@ async fn after_a_commit_no_old_key_lies_about() {
 async fn removing_leaves_nothing_of_ours() {
     let bench = Bench::new(json!({ "directory": "tls" }));
     bench.deployed(0).await;
-    bench.target.remove(&context(), &bench.slot(), None).await.unwrap();
+    bench.remove().await.unwrap();
     assert_eq!(names(bench.path("tls")), Vec::<String>::new());
 }
 
@@ -396,7 +402,7 @@ async fn what_certplan_did_not_make_is_never_touched() {
             bench.target.deploy(&context(), &bench.slot(), &bundle(0), Some(&seen)).await.unwrap_err();
         assert_eq!(error.kind(), ProviderErrorKind::Conflict);
         assert!(error.to_string().contains(&format!("is {what} that certplan did not make")), "{error}");
-        bench.target.remove(&context(), &bench.slot(), None).await.unwrap();
+        bench.remove().await.unwrap();
         assert_eq!(bench.observe().await.unwrap(), seen);
     }
 }
@@ -425,7 +431,7 @@ async fn what_somebody_put_beside_our_files_is_kept_and_holds_nothing_up() {
     let error = target.deploy(&context(), &slot, &bundle(4), None).await.unwrap_err();
     assert!(error.to_string().contains("lies in the folder of another deployment"), "{error}");
     assert!(!current.join("inside").exists());
-    bench.target.remove(&context(), &bench.slot(), None).await.unwrap();
+    bench.remove().await.unwrap();
     assert_eq!(names(version), ["chain.pem", "dhparam.pem", "sub"]);
     assert!(!bench.path("tls/shop").exists());
 }

@@ -142,12 +142,15 @@ impl Story {
         server.wait_for(&self.fingerprint(3));
 
         // The server is still set up for the files: they stay.
-        let error = target.remove(&context(), &slot(&target), None).await.unwrap_err().to_string();
+        let seen = target.observe(&context(), &slot(&target)).await.unwrap();
+        let error =
+            target.remove(&context(), &slot(&target), seen.as_ref(), None).await.unwrap_err().to_string();
         assert!(error.contains("was put back, for the server still needs it"), "{error}");
         server.wait_for(&self.fingerprint(3));
         assert!(!server.server().has_ended());
         let unmanaged = self.target(json!({}));
-        unmanaged.remove(&context(), &slot(&unmanaged), None).await.unwrap();
+        let seen = unmanaged.observe(&context(), &slot(&unmanaged)).await.unwrap();
+        unmanaged.remove(&context(), &slot(&unmanaged), seen.as_ref(), None).await.unwrap();
         assert_eq!(fs::read_dir(self.path("tls")).unwrap().count(), 0, "nothing of ours is left");
     }
 }

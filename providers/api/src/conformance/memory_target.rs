@@ -280,7 +280,6 @@ impl DeployTarget for MemoryTarget {
                     && serving.key.expose_der() == bundle.key.expose_der()
             });
             let now = self.describe(place);
-            let identity = |deployed: &Deployed| (deployed.fingerprint, deployed.version.clone());
             let as_expected = now.is_none() || now.as_ref().map(identity) == expected.map(identity);
             if self.capabilities.compare_and_swap && !is_there && !as_expected {
                 return Err(ProviderError::conflict(format!("`{}` holds something else", slot.location)));
@@ -339,13 +338,29 @@ impl DeployTarget for MemoryTarget {
         .await
     }
 
-    async fn remove(&self, context: &Context, slot: &Slot, _: Option<&Receipt>) -> Result<(), ProviderError> {
+    async fn remove(
+        &self,
+        context: &Context,
+        slot: &Slot,
+        expected: Option<&Deployed>,
+        _: Option<&Receipt>,
+    ) -> Result<(), ProviderError> {
         self.call(context, slot, TargetCallKind::Remove, None, |inner| {
+            let now = inner.places.get(&slot.location).and_then(|place| self.describe(place));
+            let as_expected = now.is_none() || now.as_ref().map(identity) == expected.map(identity);
+            if self.capabilities.compare_and_swap && !as_expected {
+                return Err(ProviderError::conflict(format!("`{}` holds something else", slot.location)));
+            }
             let removed = inner.places.remove(&slot.location);
             Ok(((), removed.is_some_and(|place| place.serving.is_some())))
         })
         .await
     }
+}
+
+/// What tells one content from another.
+fn identity(deployed: &Deployed) -> (Option<Fingerprint>, Option<String>) {
+    (deployed.fingerprint, deployed.version.clone())
 }
 
 fn record(receipt: &Receipt) -> Result<Record, ProviderError> {

@@ -158,12 +158,14 @@ impl Suite {
     async fn removing_is_idempotent_and_leaves_nothing(&self) {
         let slot = self.harness.slot();
         let target = self.harness.target();
-        let nothing = target.remove(&context(), &slot, None).await;
+        let nothing = target.remove(&context(), &slot, None, None).await;
         nothing.expect("removing from an empty slot succeeds");
         let before = self.deployed(&slot, 0).await;
         let receipt = self.deploy(&slot, 1, Some(&before)).await;
         for receipt in [Some(&receipt), Some(&receipt), None] {
-            target.remove(&context(), &slot, receipt).await.expect("removing succeeds, again and again");
+            let seen = self.observe(&slot).await;
+            let removed = target.remove(&context(), &slot, seen.as_ref(), receipt).await;
+            removed.expect("removing succeeds, again and again");
             assert_eq!(self.observe(&slot).await, None, "what was removed is gone");
             assert_eq!(self.harness.served(&slot), None, "what was removed serves no more");
         }
@@ -181,7 +183,9 @@ impl Suite {
         let receipt = self.deploy(&slot, 2, Some(&before)).await;
         self.commit(&slot, &receipt).await;
         assert!(self.harness.foreign_is_intact(&slot), "what is not ours stays while we deploy");
-        self.harness.target().remove(&context(), &slot, None).await.expect("removing succeeds");
+        let seen = self.observe(&slot).await;
+        let removed = self.harness.target().remove(&context(), &slot, seen.as_ref(), None).await;
+        removed.expect("removing succeeds");
         assert!(self.harness.foreign_is_intact(&slot), "what is not ours stays when we go");
     }
 
@@ -197,6 +201,9 @@ impl Suite {
         for expected in [Some(&first), None] {
             let refused = target.deploy(&context(), &slot, &self.harness.bundle(2), expected).await;
             let kind = refused.expect_err("the slot holds neither what was expected nor the bundle").kind();
+            assert_eq!(kind, ProviderErrorKind::Conflict);
+            let refused = target.remove(&context(), &slot, expected, None).await;
+            let kind = refused.expect_err("the slot holds what nobody expected").kind();
             assert_eq!(kind, ProviderErrorKind::Conflict);
             self.holds(&slot, 1).await;
         }

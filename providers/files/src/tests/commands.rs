@@ -90,15 +90,15 @@ async fn a_server_that_still_needs_the_files_keeps_them() {
     let bench = Bench::new(with_commands());
     let before = bench.deployed(0).await;
     fs::write(bench.path("test-broken"), "").unwrap();
-    let error = bench.target.remove(&context(), &bench.slot(), None).await.unwrap_err();
+    let error = bench.remove().await.unwrap_err();
     assert!(error.to_string().contains("was put back, for the server still needs it"), "{error}");
     assert_eq!(bench.observe().await, Some(before));
     // A run that died after it took the link away: the next puts it back, too.
     fs::remove_file(bench.path("tls/shop")).unwrap();
-    bench.target.remove(&context(), &bench.slot(), None).await.unwrap_err();
+    bench.remove().await.unwrap_err();
     assert_eq!(bench.observe().await.unwrap().fingerprint, Some(bundle(0).fingerprint));
     fs::remove_file(bench.path("test-broken")).unwrap();
-    bench.target.remove(&context(), &bench.slot(), None).await.unwrap();
+    bench.remove().await.unwrap();
     assert_eq!(names(bench.path("tls")), Vec::<String>::new());
 }
 
@@ -108,10 +108,10 @@ async fn what_somebody_left_in_a_version_is_not_put_back() {
     bench.deployed(0).await;
     let version = fs::canonicalize(bench.path("tls/shop")).unwrap();
     fs::write(version.join("dhparam.pem"), "somebody's").unwrap();
-    bench.target.remove(&context(), &bench.slot(), None).await.unwrap();
+    bench.remove().await.unwrap();
     // Removed once more, by a run that does not know that it is gone, while the server has its troubles.
     fs::write(bench.path("test-broken"), "").unwrap();
-    bench.target.remove(&context(), &bench.slot(), None).await.unwrap();
+    bench.remove().await.unwrap();
     assert_eq!(names(version), ["dhparam.pem"]);
     assert!(bench.path("tls/shop").symlink_metadata().is_err(), "a link to no certificate");
 }

@@ -66,7 +66,7 @@ async fn a_first_deployment_killed_at_any_step_is_finished_or_taken_back() {
         if killed % 2 == 0 {
             bench.target.rollback(&context(), &bench.slot(), &receipt).await.unwrap();
         } else {
-            bench.target.remove(&context(), &bench.slot(), None).await.unwrap();
+            bench.remove().await.unwrap();
         }
         assert_eq!(names(bench.path("tls")), Vec::<String>::new(), "killed after {killed}");
         killed += 1;
@@ -110,7 +110,7 @@ async fn commit_rollback_and_remove_killed_at_any_step_are_finished_by_the_same_
                     assert_eq!(bench.observe().await, Some(before));
                 }
                 _ => {
-                    bench.target.remove(&context(), &slot, Some(&receipt)).await.unwrap();
+                    bench.remove().await.unwrap();
                     assert_eq!(names(bench.path("tls")), Vec::<String>::new(), "killed after {killed}");
                 }
             }

@@ -63,6 +63,14 @@ pub(super) fn why(change: &ResourceChange, now: Timestamp) -> String {
         "forget_because_kept" => {
             "it is no longer in the configuration, which said `on_remove: keep`".to_owned()
         }
+        "forget_because_target_differs" => {
+            let found = details.found.map(|found| format!("another certificate, {}", found.short()));
+            let found = details.deviations.first().map(|foreign| escape_line(foreign)).or(found);
+            format!(
+                "it is no longer in the configuration, and what its target holds by now stays: {}",
+                found.unwrap_or_else(|| "another certificate".to_owned())
+            )
+        }
         "forget_because_never_issued" => {
             "it is no longer in the configuration, and was never issued".to_owned()
         }
