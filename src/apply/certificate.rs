@@ -25,7 +25,6 @@ use crate::state::Revise;
 
 use super::Apply;
 use super::backoff;
-use super::deploy::leaves_deployment;
 use super::error::ApplyError;
 use super::error::Disposition;
 use super::event::Event;
@@ -105,7 +104,7 @@ impl Apply {
         self.remove_deployments(work, journal).await?;
         self.record_settings(desired, work, journal).await?;
         if let Some(operation) = &journal.record().operation
-            && leaves_deployment(desired, work, journal.record(), operation, self.needs_handoff(operation))
+            && self.leaves_deployment(desired, work, journal.record(), operation)
         {
             // What it began there, a later run finishes or takes back; what it made, a later run deploys.
             self.remove_txt(journal).await?;
@@ -239,7 +238,7 @@ impl Apply {
     /// that it lists is left.
     pub(super) async fn close_operation(&self, journal: &mut Journal) -> Result<(), ApplyError> {
         self.remove_txt(journal).await?;
-        self.remember_unfinished(journal).await;
+        self.settle_unfinished(journal).await?;
         let Some(operation) = &journal.record().operation else { return Ok(()) };
         if !operation.deployments.is_empty() && self.needs_handoff(operation) {
             // Once the hand-off is gone nothing can be deployed again, so that what was deployed is noted before.
@@ -333,7 +332,7 @@ impl Apply {
     }
 
     /// Whether the operation's key may be had through its hand-off only: by this run, or by whoever goes on with it.
-    fn needs_handoff(&self, operation: &Operation) -> bool {
+    pub(super) fn needs_handoff(&self, operation: &Operation) -> bool {
         let Some(OperationKey::Sealed(sealed)) = &operation.key else { return false };
         self.sealer.as_deref().is_none_or(|sealer| sealer.hardened() || !sealer.can_open(sealed))
     }

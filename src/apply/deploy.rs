@@ -25,7 +25,6 @@ use crate::model::Endpoint;
 use crate::model::Fingerprint;
 use crate::model::JournaledDeployment;
 use crate::model::Name;
-use crate::model::OnRemove;
 use crate::model::Operation;
 use crate::model::Slot;
 use crate::model::Stage;
@@ -135,7 +134,7 @@ impl Apply {
             journal.record_mut().operation = Some(Box::new(operation));
         }
         // A deployment that moved before it was finished leaves its old place when it is committed.
-        self.remember_unfinished(journal).await;
+        self.settle_unfinished(journal).await?;
         for deployment in due {
             let target = self.target(&deployment.target)?;
             let slot = slot(&*target, &work.name, deployment)?;
@@ -243,7 +242,7 @@ impl Apply {
     }
 
     /// Fails when the run is to end: to be asked where what follows can wait for the next run.
-    fn unless_interrupted(&self) -> Result<(), ApplyError> {
+    pub(super) fn unless_interrupted(&self) -> Result<(), ApplyError> {
         if self.context.cancel.is_cancelled() { Err(ApplyError::Interrupted) } else { Ok(()) }
     }
 
@@ -421,66 +420,6 @@ impl Apply {
         Ok(())
     }
 
-    /// Remembers what the operation deployed to places that the configuration no longer wants, when no run has finished
-    /// that: the next plan takes it away.
-    pub(super) async fn remember_unfinished(&self, journal: &mut Journal) {
-        let record = journal.record();
-        let (Some(operation), Some(current)) = (&record.operation, &record.current) else { return };
-        let wanted = self.desired.certificates.get(journal.name());
-        let is_wanted = |name: &Name, location: &str| {
-            let entry = wanted.and_then(|wanted| wanted.deploy.iter().find(|entry| entry.target == *name));
-            entry.is_some_and(|entry| {
-                let now = self.target(name).and_then(|target| slot(&*target, journal.name(), entry));
-                now.is_ok_and(|now| now.location == location)
-            })
-        };
-        let mut unfinished = BTreeMap::new();
-        for (name, journaled) in &operation.deployments {
-            if !matches!(journaled.stage, DeploymentStage::Deployed | DeploymentStage::Intent)
-                || record.deployments.contains_key(name)
-                || is_wanted(name, &journaled.slot.location)
-            {
-                continue;
-            }
-            let may_hold = |why: String| {
-                self.reporter.report(Event::Warning {
-                    address: Address::Deployment(journal.name().clone(), name.clone()),
-                    message: format!(
-                        "`{}` may hold the certificate of a run that was stopped, and nobody removes it: {why}",
-                        journaled.slot.location.escape_debug()
-                    ),
-                });
-            };
-            let (Ok(target), Some(configured)) = (self.target(name), self.desired.targets.get(name)) else {
-                may_hold("the target is gone from the configuration".to_owned());
-                continue;
-            };
-            let fingerprint = current.facts.fingerprint;
-            let holds = match target.observe(&self.context, &journaled.slot).await {
-                Ok(Some(found)) => found.fingerprint.is_none_or(|found| found == fingerprint),
-                Ok(None) => false,
-                Err(_) if journaled.stage == DeploymentStage::Deployed => true,
-                Err(error) => {
-                    may_hold(message_of(&error));
-                    false
-                }
-            };
-            if holds {
-                let record = DeploymentRecord {
-                    kind: configured.kind.clone(),
-                    slot: journaled.slot.clone(),
-                    fingerprint,
-                    deployed_at: operation.started,
-                    receipt: journaled.receipt.clone(),
-                    on_remove: OnRemove::default(),
-                    verify: Vec::new(),
-                };
-                unfinished.insert(name.clone(), Box::new(record));
-            }
-        }
-        journal.record_mut().deployments.extend(unfinished);
-    }
-
     async fn bundle(&self, work: &CertificateWork, journal: &Journal) -> Result<Bundle, ApplyError> {
         let record = journal.record();
         let current = record.current.as_ref().ok_or(ApplyError::JournalClosed)?;
@@ -519,7 +458,7 @@ impl Apply {
         Ok(error)
     }
 
-    fn target(&self, name: &Name) -> Result<Arc<dyn DeployTarget>, ApplyError> {
+    pub(super) fn target(&self, name: &Name) -> Result<Arc<dyn DeployTarget>, ApplyError> {
         self.targets
             .get(name)
             .map(Arc::clone)
@@ -534,7 +473,7 @@ fn chain_ders(pem: &str) -> Result<Vec<Vec<u8>>, ApplyError> {
         .map_err(|_| ApplyError::JournalCorrupt { what: "the certificate's chain" })
 }
 
-fn slot(
+pub(super) fn slot(
     target: &dyn DeployTarget,
     certificate: &Name,
     deployment: &DesiredDeployment,
@@ -546,7 +485,7 @@ fn slot(
 }
 
 /// Notes how far a deployment is, for the next write.
-fn note(
+pub(super) fn note(
     journal: &mut Journal,
     target: &Name,
     stage: DeploymentStage,
@@ -562,33 +501,6 @@ fn note(
 }
 
 /// Whether the plan shows a deployment. One that the open operation has finished is shown when it drifted since.
-fn is_planned(work: &CertificateWork, target: &Name) -> bool {
+pub(super) fn is_planned(work: &CertificateWork, target: &Name) -> bool {
     work.deploy.iter().any(|step| step.target == *target)
-}
-
-fn is_finished(operation: &Operation, target: &Name) -> bool {
-    let journaled = operation.deployments.get(target);
-    journaled.is_some_and(|journaled| journaled.stage == DeploymentStage::Verified)
-}
-
-/// Whether this plan leaves a deployment for later that the configuration wants and that needs the operation: one that it
-/// began, or, where its hand-off is the only way to the key, one of what it made.
-pub(super) fn leaves_deployment(
-    desired: &DesiredCertificate,
-    work: &CertificateWork,
-    record: &CertificateRecord,
-    operation: &Operation,
-    has_only_key: bool,
-) -> bool {
-    let issued = record.current.as_ref().filter(|current| current.operation == operation.id);
-    let lacks = |target: &Name| {
-        let deployed = record.deployments.get(target).map(|deployment| deployment.fingerprint);
-        issued.is_some_and(|issued| deployed != Some(issued.facts.fingerprint))
-    };
-    let began = |target: &Name| operation.deployments.contains_key(target) && !is_finished(operation, target);
-    desired
-        .deploy
-        .iter()
-        .map(|entry| &entry.target)
-        .any(|target| !is_planned(work, target) && (began(target) || (has_only_key && lacks(target))))
 }

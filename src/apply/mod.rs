@@ -19,6 +19,7 @@ mod issue;
 mod journal;
 mod key_ring;
 mod places;
+mod unfinished;
 mod zones;
 
 use std::collections::BTreeMap;

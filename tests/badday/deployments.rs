@@ -359,6 +359,41 @@ fn a_deployment_that_moves_before_it_was_finished_leaves_its_old_place() {
     assert_eq!((world.issued(), record(&world, "shop").operation), (1, None));
 }
 
+/// The configuration goes back to where a deployment was before a stopped run moved it, or on to a third place.
+#[test]
+fn a_deployment_that_moves_twice_before_it_was_finished_leaves_no_place_between() {
+    for (before, after) in [("old", "old"), ("old", "third")] {
+        let world = World::new();
+        let configure = |name: &str| {
+            let deploy = format!("deploy: [{{ target: web, name: {name} }}]");
+            let text = world.config(&[("shop", &format!("names: [shop.example.test]\n    {deploy}"))]);
+            let targets = "targets: { web: { files: { directory: out } } }";
+            world.project.write("certplan.yaml", &format!("{text}{targets}\n"));
+        };
+        let holds = |name: &str| world.project.path().join(format!("out/{name}/privkey.pem")).exists();
+        configure(before);
+        let outcome = Inside::new(&world).run(&world);
+        assert!(outcome.failed.is_empty(), "{outcome:?}");
+        configure("between");
+        let inside = Inside::new(&world);
+        stop_when_deployed(&inside);
+        let outcome = inside.run(&world);
+        assert_eq!((outcome.failed.len(), holds("between")), (1, true), "{outcome:?}");
+
+        configure(after);
+        let outcome = Inside::new(&world).run(&world);
+        assert!(outcome.failed.is_empty(), "{outcome:?}");
+        let shop = record(&world, "shop");
+        assert_eq!(shop.operation, None, "{after}");
+        assert!(
+            holds(after) && !holds("between") && (after == before || !holds(before)),
+            "{after}: {shop:#?}"
+        );
+        let _ = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
+        assert_eq!(world.issued(), 1);
+    }
+}
+
 /// Stops the run, as Ctrl-C does, when a target took a certificate.
 fn stop_when_deployed(inside: &Inside) {
     let cancel = inside.cancel.clone();

@@ -1,0 +1,164 @@
+//! Deployments that a stopped run has begun and none has finished.
+
+use std::collections::BTreeMap;
+
+use certplan_provider::DeployTarget;
+use certplan_provider::ProviderError;
+use certplan_provider::message_of;
+
+use crate::model::Address;
+use crate::model::CertificateRecord;
+use crate::model::DeploymentRecord;
+use crate::model::DeploymentStage;
+use crate::model::DesiredCertificate;
+use crate::model::Fingerprint;
+use crate::model::JournaledDeployment;
+use crate::model::Name;
+use crate::model::OnRemove;
+use crate::model::Operation;
+use crate::plan::CertificateWork;
+
+use super::Apply;
+use super::deploy::is_planned;
+use super::deploy::note;
+use super::deploy::slot;
+use super::error::ApplyError;
+use super::event::Event;
+use super::event::Step;
+use super::journal::Journal;
+
+impl Apply {
+    /// Sees to what the operation deployed to places that the configuration no longer wants, when no run has finished that:
+    /// it is remembered, and the next plan takes it away. Where a target's own place is remembered already, one that it
+    /// left is taken back at once.
+    ///
+    /// # Errors
+    /// [`ApplyError::Interrupted`] only.
+    pub(super) async fn settle_unfinished(&self, journal: &mut Journal) -> Result<(), ApplyError> {
+        let record = journal.record();
+        let (Some(operation), Some(current)) = (&record.operation, &record.current) else { return Ok(()) };
+        let fingerprint = current.facts.fingerprint;
+        let mut remembered = BTreeMap::new();
+        let mut taken_back = Vec::new();
+        for (name, journaled) in &operation.deployments {
+            let location = &journaled.slot.location;
+            let own = record.deployments.get(name);
+            if !matches!(journaled.stage, DeploymentStage::Deployed | DeploymentStage::Intent)
+                || own.is_some_and(|own| own.slot.location == *location)
+                || self.wants_place(journal.name(), name, location)
+            {
+                continue;
+            }
+            self.unless_interrupted()?;
+            let may_hold = |why: String| {
+                self.reporter.report(Event::Warning {
+                    address: Address::Deployment(journal.name().clone(), name.clone()),
+                    message: format!(
+                        "`{}` may hold the certificate of a run that was stopped, and nobody removes it: {why}",
+                        location.escape_debug()
+                    ),
+                });
+            };
+            let (Ok(target), Some(configured)) = (self.target(name), self.desired.targets.get(name)) else {
+                may_hold("the target is gone from the configuration".to_owned());
+                continue;
+            };
+            if own.is_some() {
+                match self.take_back(&*target, name, journaled, fingerprint).await {
+                    Ok(()) => taken_back.push(name.clone()),
+                    Err(_) if self.context.cancel.is_cancelled() => return Err(ApplyError::Interrupted),
+                    Err(error) => may_hold(message_of(&error)),
+                }
+                continue;
+            }
+            let holds = match target.observe(&self.context, &journaled.slot).await {
+                Ok(Some(found)) => found.fingerprint.is_none_or(|found| found == fingerprint),
+                Ok(None) => false,
+                Err(_) if journaled.stage == DeploymentStage::Deployed => true,
+                Err(error) => {
+                    may_hold(message_of(&error));
+                    false
+                }
+            };
+            if holds {
+                let record = DeploymentRecord {
+                    kind: configured.kind.clone(),
+                    slot: journaled.slot.clone(),
+                    fingerprint,
+                    deployed_at: operation.started,
+                    receipt: journaled.receipt.clone(),
+                    on_remove: OnRemove::default(),
+                    verify: Vec::new(),
+                };
+                remembered.insert(name.clone(), Box::new(record));
+            }
+        }
+        journal.record_mut().deployments.extend(remembered);
+        for name in taken_back {
+            note(journal, &name, DeploymentStage::RolledBack, None)?;
+            self.step(Address::Deployment(journal.name().clone(), name), Step::RolledBack);
+        }
+        Ok(())
+    }
+
+    /// Takes back what a stopped run deployed to a place, as far as it did.
+    async fn take_back(
+        &self,
+        target: &dyn DeployTarget,
+        name: &Name,
+        journaled: &JournaledDeployment,
+        fingerprint: Fingerprint,
+    ) -> Result<(), ProviderError> {
+        let slot = &journaled.slot;
+        if let Some(receipt) = &journaled.receipt {
+            return target.rollback(&self.context, slot, receipt).await;
+        }
+        let held = target.observe(&self.context, slot).await?;
+        let is_ours = held.as_ref().is_some_and(|held| held.fingerprint == Some(fingerprint));
+        if !is_ours || self.is_wanted(target, name, slot).await {
+            return Ok(());
+        }
+        if journaled.before.is_some() {
+            return Err(ProviderError::conflict("what it replaced there is not known"));
+        }
+        target.remove(&self.context, slot, held.as_ref(), None).await
+    }
+
+    /// Whether this plan leaves a deployment for later that the configuration wants and that needs the operation: one that it
+    /// began there, or, where its hand-off is the only way to the key, one of what it made.
+    pub(super) fn leaves_deployment(
+        &self,
+        desired: &DesiredCertificate,
+        work: &CertificateWork,
+        record: &CertificateRecord,
+        operation: &Operation,
+    ) -> bool {
+        let has_only_key = self.needs_handoff(operation);
+        let issued = record.current.as_ref().filter(|current| current.operation == operation.id);
+        let lacks = |target: &Name| {
+            let deployed = record.deployments.get(target).map(|deployment| deployment.fingerprint);
+            issued.is_some_and(|issued| deployed != Some(issued.facts.fingerprint))
+        };
+        let began = |target: &Name| {
+            operation.deployments.get(target).is_some_and(|journaled| {
+                journaled.stage != DeploymentStage::Verified
+                    && self.wants_place(&desired.name, target, &journaled.slot.location)
+            })
+        };
+        desired
+            .deploy
+            .iter()
+            .map(|entry| &entry.target)
+            .any(|target| !is_planned(work, target) && (began(target) || (has_only_key && lacks(target))))
+    }
+
+    /// Whether the configuration wants a certificate's deployment to a target in this place.
+    fn wants_place(&self, certificate: &Name, target: &Name, location: &str) -> bool {
+        let wanted = self.desired.certificates.get(certificate);
+        let entry = wanted.and_then(|wanted| wanted.deploy.iter().find(|entry| entry.target == *target));
+        entry.is_some_and(|entry| {
+            let now = self.target(target).and_then(|target| slot(&*target, certificate, entry));
+            now.is_ok_and(|now| now.location == location)
+        })
+    }
+}
