@@ -72,7 +72,7 @@ impl Apply {
             let key = self.account_key(&place, &stored.content.key)?;
             return Ok(client.session(&key, url)?);
         }
-        let lease = self.lease(&LeaseKey::for_account(issuer)).await?;
+        let lease = self.lease(&LeaseKey::for_account(issuer), &Address::Account(issuer.clone())).await?;
         let opened = self.create_account(issuer, client, acme, &place).await;
         if let Err(error) = lease.release().await {
             tracing::debug!(%error, %issuer, "lease not released");
@@ -87,7 +87,7 @@ impl Apply {
     pub(super) async fn update_account(&self, issuer: &Name) -> Result<(), ApplyError> {
         let (client, acme) = self.issuer(issuer)?;
         let place = self.place(Address::Account(issuer.clone()))?;
-        let lease = self.lease(&LeaseKey::for_account(issuer)).await?;
+        let lease = self.lease(&LeaseKey::for_account(issuer), &Address::Account(issuer.clone())).await?;
         let updated = self.change_account(issuer, client, acme, &place).await;
         if let Err(error) = lease.release().await {
             tracing::debug!(%error, %issuer, "lease not released");

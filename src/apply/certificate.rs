@@ -41,7 +41,7 @@ impl Apply {
     pub(super) async fn certificate(&self, work: &CertificateWork) -> Result<(), ApplyError> {
         let address = Address::Certificate(work.name.clone());
         self.reporter.report(Event::ApplyStart { address: address.clone(), resumed: work.resume.is_some() });
-        let lease = self.lease(&self.lease_key(work)).await?;
+        let lease = self.lease(&self.lease_key(work), &address).await?;
         let mut journal = Journal::open(Arc::clone(&self.state), work.name.clone(), lease).await?;
         let parks = parks_order(work, &journal);
         let outcome = guarded(self.work(work, &mut journal)).await;

@@ -55,6 +55,7 @@ use crate::model::Name;
 use crate::plan::CertificateWork;
 use crate::plan::Plan;
 use crate::state::Lease;
+use crate::state::LeaseError;
 use crate::state::LeaseKey;
 use crate::state::Leases;
 use crate::state::Place;
@@ -358,8 +359,17 @@ impl Apply {
     }
 
     /// Acquires a lease; an interrupted run does not wait for one.
-    async fn lease(&self, key: &LeaseKey) -> Result<Lease, ApplyError> {
-        Ok(self.leases.acquire_unless(key, self.options.lock_timeout, &self.context.cancel).await?)
+    async fn lease(&self, key: &LeaseKey, address: &Address) -> Result<Lease, ApplyError> {
+        let told = |error: &LeaseError| {
+            let LeaseError::Held { stale_in, .. } = error else { return };
+            let message = format!(
+                "{error}, which has shown no sign of life so far: waiting for one, or up to {} s until its lease is free",
+                stale_in.as_secs()
+            );
+            self.reporter.report(Event::Warning { address: address.clone(), message });
+        };
+        let wait = self.options.lock_timeout;
+        Ok(self.leases.acquire_or_outwait(key, wait, &self.context.cancel, told).await?)
     }
 
     fn now(&self) -> Timestamp {

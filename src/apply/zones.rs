@@ -27,7 +27,8 @@ pub struct LeasedZones {
 }
 
 impl LeasedZones {
-    /// Guards through these leases. A change takes seconds, so that another run's is waited for at least a minute.
+    /// Guards through these leases. A change takes seconds, so that another run's is waited for at least a minute, and
+    /// that of one that may be dead until it is stale.
     /// An interrupted run waits for none.
     pub fn new(leases: Arc<Leases>, wait: Duration, cancel: CancellationToken) -> Self {
         Self { leases, wait: wait.max(Duration::from_secs(60)), cancel }
@@ -38,7 +39,7 @@ impl LeasedZones {
 impl ZoneGuard for LeasedZones {
     async fn lock(&self, provider: &Name, zone: &Zone) -> Result<Box<dyn Send>, WriteError> {
         let key = LeaseKey::for_zone(provider, &zone.id);
-        match self.leases.acquire_unless(&key, self.wait, &self.cancel).await {
+        match self.leases.acquire_or_outwait(&key, self.wait, &self.cancel, |_| {}).await {
             Ok(lease) => Ok(Box::new(Held(Some(lease)))),
             Err(error) => Err(WriteError::Locked {
                 provider: provider.clone(),

@@ -48,19 +48,26 @@ impl Holder {
     /// Only what runs under the same kernel and in the same set of processes can be judged; of anything else, and of
     /// what cannot be seen, the answer is `false`.
     pub(super) fn is_dead(&self, observer: &Self) -> bool {
+        self.lives(observer) == Some(false)
+    }
+
+    /// Whether the process is known to be alive, judged as in [`is_dead`](Self::is_dead).
+    pub(super) fn is_alive(&self, observer: &Self) -> bool {
+        self.lives(observer) == Some(true)
+    }
+
+    fn lives(&self, observer: &Self) -> Option<bool> {
         if self.boot.is_none() || self.boot != observer.boot || self.host != observer.host {
-            return false;
+            return None;
         }
-        let Some(pid) = i32::try_from(self.pid).ok().filter(|pid| *pid > 0).and_then(Pid::from_raw) else {
-            return false;
-        };
+        let pid = i32::try_from(self.pid).ok().filter(|pid| *pid > 0).and_then(Pid::from_raw)?;
         match rustix::process::test_kill_process(pid) {
-            Err(Errno::SRCH) => true,
-            Err(_) => false,
-            Ok(()) => match (process(self.pid), self.started) {
-                (Some(process), Some(started)) => process.ended || process.started != started,
-                _ => false,
-            },
+            Err(Errno::SRCH) => Some(false),
+            Err(_) => None,
+            Ok(()) => {
+                let (process, started) = (process(self.pid)?, self.started?);
+                Some(!process.ended && process.started == started)
+            }
         }
     }
 }
@@ -134,7 +141,7 @@ mod tests {
         let mut child = Command::new("sleep").arg("600").stdout(Stdio::null()).spawn().unwrap();
         let started = process(child.id()).map(|process| process.started);
         let other = Holder { pid: child.id(), started, ..observer.clone() };
-        assert!(!other.is_dead(&observer));
+        assert!(!other.is_dead(&observer) && other.is_alive(&observer));
         child.kill().unwrap();
         while !other.is_dead(&observer) {
             std::thread::yield_now();
@@ -164,7 +171,7 @@ mod tests {
             Holder { pid: u32::MAX, ..dead.clone() },
             Holder { started: None, ..dead },
         ] {
-            assert!(!other.is_dead(&observer), "{other:?}");
+            assert!(!other.is_dead(&observer) && !other.is_alive(&observer), "{other:?}");
         }
     }
 

@@ -1,9 +1,12 @@
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::Mutex as AsyncMutex;
@@ -25,11 +28,18 @@ use super::store::Versioned;
 /// How long an effect may still be on its way when its sender's lease has run out, unless told otherwise.
 const LONGEST_REQUEST: Duration = Duration::from_secs(60);
 
+/// How often one looks whether a holder that may be dead shows a sign of life.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
 /// Leases: who works on what.
 ///
 /// A lease is an object that its holder moves while it works. It is stale when it has not moved for its time to live
 /// plus the longest request's timeout, both measured by the *observer's* clock from when it first saw it so; or at
 /// once when its holder was a process of this machine that has died. No wall clock is compared with another's.
+///
+/// A holder that is not known to be alive, of another machine or container, may be dead: its lease is waited out until it
+/// moves ([`acquire_or_outwait`](Leases::acquire_or_outwait)), for nobody comes to free it where each run has a container
+/// of its own.
 ///
 /// Leases save work. They do not make writes safe: that is what the compare-and-swap of each object does.
 #[derive(Debug, Clone)]
@@ -41,13 +51,26 @@ pub struct Leases {
     clock: Arc<dyn Clock>,
     /// Since when each of others' leases was seen not to move.
     seen: Arc<Mutex<BTreeMap<ObjectKey, (Version, Duration)>>>,
+    /// The runs that moved a lease since it was seen first.
+    moving: Arc<Mutex<BTreeSet<String>>>,
+    /// Set once all leases were looked at.
+    looked: Arc<AtomicBool>,
 }
 
 impl Leases {
     /// Leases on a store for a holder, which live for `ttl` (whole seconds, at least one) without a sign of life.
     pub fn new(store: Arc<dyn Store>, holder: Holder, ttl: Duration, clock: Arc<dyn Clock>) -> Self {
         let ttl = Duration::from_secs(ttl.as_secs().max(1));
-        Self { store, holder, ttl, longest_request: LONGEST_REQUEST, clock, seen: Arc::default() }
+        Self {
+            store,
+            holder,
+            ttl,
+            longest_request: LONGEST_REQUEST,
+            clock,
+            seen: Arc::default(),
+            moving: Arc::default(),
+            looked: Arc::default(),
+        }
     }
 
     /// The same leases where no request takes longer than this.
@@ -107,6 +130,56 @@ impl Leases {
         }
     }
 
+    /// Acquires a lease as [`acquire_unless`](Self::acquire_unless) does; and waits on for one whose holder may be dead, until
+    /// that shows a sign of life or the lease is stale. `told` hears of the waiting when it begins.
+    pub async fn acquire_or_outwait(
+        &self,
+        key: &LeaseKey,
+        wait: Duration,
+        cancel: &CancellationToken,
+        told: impl FnOnce(&LeaseError) + Send,
+    ) -> Result<Lease, LeaseError> {
+        let mut told = Some(told);
+        let mut wait = wait;
+        loop {
+            let error = match self.acquire_unless(key, wait, cancel).await {
+                Err(error @ LeaseError::Held { .. }) if !cancel.is_cancelled() => error,
+                done => return done,
+            };
+            if self.shows_life(&error) {
+                return Err(error);
+            }
+            if let Some(told) = told.take() {
+                told(&error);
+                self.look_around().await?;
+            }
+            wait = Duration::ZERO;
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+                () = cancel.cancelled() => {}
+            }
+        }
+    }
+
+    /// Whether who holds a lease is known to be alive.
+    fn shows_life(&self, error: &LeaseError) -> bool {
+        let LeaseError::Held { holder: Some(holder), .. } = error else { return false };
+        holder.is_alive(&self.holder) || lock(&self.moving).contains(&holder.run)
+    }
+
+    /// Sees all leases once, so that those of a dead run go stale together and not one after the other.
+    async fn look_around(&self) -> Result<(), LeaseError> {
+        if self.looked.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        for key in self.store.list("leases/").await? {
+            let found = self.store.get(&key).await?;
+            let current = found.as_ref().and_then(|found| LeaseObject::decode(&found.bytes));
+            self.stale_in(&key, found.as_ref(), current.as_ref());
+        }
+        Ok(())
+    }
+
     /// Who holds a lease now; `None` when nobody does.
     pub async fn holder_of(&self, key: &LeaseKey) -> Result<Option<HeldLease>, LeaseError> {
         let found = self.store.get(key.object()).await?;
@@ -155,7 +228,10 @@ impl Leases {
         let now = self.clock.now();
         let since = match seen.get(key) {
             Some((version, since)) if *version == found.version => *since,
-            _ => {
+            before => {
+                if let (Some(_), Some(current)) = (before, current) {
+                    lock(&self.moving).insert(current.holder.run.clone());
+                }
                 seen.insert(key.clone(), (found.version.clone(), now));
                 now
             }

@@ -130,6 +130,54 @@ async fn a_stranger_that_stands_still_is_taken_over_only_after_its_time_and_the_
     assert_eq!(two.leases.list().await.unwrap().len(), 1, "releasing a lost lease frees nobody else's");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stranger_that_may_be_dead_is_waited_out_and_one_that_moves_is_not() {
+    let cancel = CancellationToken::new();
+    let keys: Vec<LeaseKey> =
+        (0..3).map(|number| LeaseKey::for_account(&name(&format!("le-{number}")))).collect();
+    for lives in [true, false] {
+        let store = MemoryStore::failing([]);
+        let (one, two) = (run(&store, stranger("run-1")), run(&store, holder("run-2")));
+        let mut held = Vec::new();
+        for key in &keys {
+            held.push(one.leases.acquire(key, NO_WAIT).await.unwrap());
+        }
+        let mut told = 0;
+        let first = two.leases.acquire_or_outwait(&keys[0], NO_WAIT, &cancel, |_| told += 1);
+        let passes = async {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            if lives {
+                held[0].grip.write(false).await.unwrap();
+            }
+            two.clock.advance(TTL + LONGEST_REQUEST);
+        };
+        let (first, ()) = tokio::join!(first, passes);
+        assert_eq!(told, 1);
+        if lives {
+            assert!(matches!(first, Err(LeaseError::Held { .. })), "{first:?}");
+        } else {
+            first.unwrap();
+        }
+        // The others of that run were looked at with the first: nobody waits for them anew.
+        for key in &keys[1..] {
+            let begun = tokio::time::Instant::now();
+            let next = two.leases.acquire_or_outwait(key, NO_WAIT, &cancel, |_| {}).await;
+            assert_eq!((next.is_ok(), begun.elapsed()), (true, Duration::ZERO), "{lives}: {next:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_is_known_to_be_alive_is_not_waited_out() {
+    let store = MemoryStore::failing([]);
+    let (one, two) = (run(&store, holder("run-1")), run(&store, holder("run-2")));
+    let _lease = one.leases.acquire(&key(), NO_WAIT).await.unwrap();
+    let cancel = CancellationToken::new();
+    let told = |error: &LeaseError| panic!("it waits: {error}");
+    let refused = two.leases.acquire_or_outwait(&key(), NO_WAIT, &cancel, told).await;
+    assert!(matches!(refused, Err(LeaseError::Held { .. })), "{refused:?}");
+}
+
 #[tokio::test]
 async fn a_holder_that_slept_starts_nothing_before_it_has_moved_again() {
     let store = MemoryStore::failing([]);
