@@ -284,10 +284,11 @@ impl Apply {
     fn fail(&self, address: Address, error: ApplyError, outcome: &mut Outcome) {
         // What a stopped run leaves undone is no failure of the certificate.
         let error = if self.context.cancel.is_cancelled() { ApplyError::Interrupted } else { error };
-        self.reporter.report(Event::ApplyErrored {
-            address: address.clone(),
-            message: message_of(&error),
-            help: error.help(),
+        let message = message_of(&error);
+        self.reporter.report(match error {
+            // Nor may what another run did.
+            ApplyError::Stale { .. } => Event::Warning { address: address.clone(), message },
+            _ => Event::ApplyErrored { address: address.clone(), message, help: error.help() },
         });
         outcome.failed.insert(address, error);
     }

@@ -22,6 +22,8 @@ use super::args::Global;
 use super::edge;
 use super::error::CliError;
 use super::exit::Exit;
+use super::overtaken::overtaken;
+use super::overtaken::plan_again;
 use super::planning;
 use super::planning::Clients;
 use super::planning::PlanArgs;
@@ -169,8 +171,28 @@ pub(crate) async fn execute(
         }
         approve(ui)?;
     }
-    interruptible(cancel, ui);
-    let outcome = perform(project, clients, &planned, context, args, lines.clone(), ui).await?;
+    interruptible(cancel.clone(), ui);
+    let mut outcome = perform(project, clients, &planned, context, args, lines.clone(), ui).await?;
+    if !overtaken(&outcome).is_empty() && !cancel.is_cancelled() {
+        let (clients, context) =
+            (project.clients(args.parallelism, &cancel)?, project.context(cancel.clone()));
+        let again = plan_again(project, &clients, &options, &context, &mut outcome).await?;
+        // What nobody approved as it is now is left; without a question everything is approved.
+        if args.auto_approve && reviewed.is_none() && !again.plan.is_empty() {
+            match &lines {
+                Some(lines) => lines.plan(&again.plan),
+                None => ui.data(&render::plan::text(&again.plan, ui.colors_stdout()))?,
+            }
+            let names = overtaken(&outcome);
+            outcome
+                .failed
+                .retain(|address, _| !address.certificate().is_some_and(|name| names.contains(name)));
+            let more = perform(project, clients, &again, context, args, lines.clone(), ui).await?;
+            outcome.done.extend(more.done);
+            outcome.failed.extend(more.failed);
+            outcome.accounts += more.accounts;
+        }
+    }
     Ok(conclude(&planned.plan, &outcome, stale, args, lines.as_deref(), ui))
 }
 
@@ -288,10 +310,11 @@ fn conclude(
     };
     let locked = outcome.failed.values().any(is_locked);
     let deferred = outcome.failed.values().any(ApplyError::is_deferral);
-    let others = outcome
-        .failed
-        .values()
-        .any(|error| !is_locked(error) && !matches!(error, ApplyError::Interrupted) && !error.is_deferral());
+    let stale = stale || !overtaken(outcome).is_empty();
+    let others = outcome.failed.values().any(|error| {
+        let is_told = matches!(error, ApplyError::Interrupted | ApplyError::Stale { .. });
+        !is_locked(error) && !is_told && !error.is_deferral()
+    });
     let tally = Tally::of(plan, outcome);
     match lines {
         Some(lines) => lines.summary(&tally),

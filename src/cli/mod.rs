@@ -11,6 +11,7 @@ mod format;
 mod init;
 mod key;
 mod man;
+mod overtaken;
 mod plan;
 mod planning;
 mod project;
