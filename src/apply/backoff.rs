@@ -5,6 +5,7 @@ use jiff::SignedDuration;
 use jiff::Timestamp;
 
 use crate::model::Failures;
+use crate::plan::LONGEST_WAIT;
 
 use super::error::ApplyError;
 
@@ -15,9 +16,6 @@ const WAITS: [SignedDuration; 4] = [
     SignedDuration::from_mins(100),
     SignedDuration::from_hours(24),
 ];
-
-/// The longest wait that a CA may ask for: some send a day for an order that is merely slow.
-const LONGEST: SignedDuration = SignedDuration::from_hours(8 * 24);
 
 /// The shortest wait that nearing expiry makes of a longer one.
 const HASTE: SignedDuration = SignedDuration::from_mins(10);
@@ -32,7 +30,7 @@ pub(super) fn after(
 ) -> Failures {
     let count = before.map_or(0, |failures| failures.count).saturating_add(1);
     let wait = match error.retry_after() {
-        Some(asked) => SignedDuration::try_from(asked).unwrap_or(LONGEST).min(LONGEST),
+        Some(asked) => SignedDuration::try_from(asked).unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT),
         None => WAITS[(count as usize - 1).min(WAITS.len() - 1)],
     };
     let wait = match expiry.map(|expiry| expiry.duration_since(now)) {

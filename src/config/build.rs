@@ -30,7 +30,7 @@ use crate::registry::Registry;
 /// Builds every DNS provider and target and reads the parameters of every deployment, without network and without
 /// resolving a secret: what they complain about goes to the report, at its place.
 ///
-/// Two deployments to one place of one target are an error too: they would overwrite each other for ever.
+/// Two deployments to one place are an error too, whatever targets lead there: they would overwrite each other for ever.
 pub(super) fn check(
     desired: &Desired,
     places: &Places,
@@ -54,8 +54,7 @@ pub(super) fn check(
         let Some(factory) = registry.target_factory(&target.kind) else { continue };
         match (factory.build)(&target.block, &context) {
             Ok(built) => {
-                let identity = format!("{} {}", target.kind, target.block);
-                targets.insert(name, Built { target: built, identity });
+                targets.insert(name, Built { target: built, kind: factory.kind });
             }
             Err(complaints) => nodes.complain(complaints, place, report),
         }
@@ -73,7 +72,7 @@ fn check_slots(
     let mut slots: HashMap<(&str, String), &Place> = HashMap::with_capacity(desired.certificates.len());
     for certificate in desired.certificates.values() {
         for deployment in &certificate.deploy {
-            let Some(Built { target, identity }) = targets.get(&deployment.target) else { continue };
+            let Some(Built { target, kind }) = targets.get(&deployment.target) else { continue };
             let address = Address::Deployment(certificate.name.clone(), deployment.target.clone());
             let Some(place) = places.addresses.get(&address) else { continue };
             let slot = match target.slot(certificate.name.as_str(), &deployment.parameters) {
@@ -83,7 +82,7 @@ fn check_slots(
                     continue;
                 }
             };
-            match slots.entry((identity, slot.location)) {
+            match slots.entry((*kind, slot.location)) {
                 Entry::Vacant(free) => {
                     free.insert(place);
                 }
@@ -91,6 +90,7 @@ fn check_slots(
                     let message = format!("two deployments go to one place, {}", quoted(&taken.key().1));
                     report.push(
                         Diagnostic::error("same-place", place.span, message)
+                            .help("a place holds one certificate: give one of them another place")
                             .related(taken.get().span, "the other one"),
                     );
                 }
@@ -109,10 +109,10 @@ impl SecretResolver for NoSecrets {
     }
 }
 
-/// A target, and what tells it from others: those written in place are one when their blocks are the same.
+/// A target and its kind, within which a location is one place.
 struct Built {
     target: Arc<dyn DeployTarget>,
-    identity: String,
+    kind: &'static str,
 }
 
 /// The nodes of a tree by their identifiers, gathered when the first one is asked for.

@@ -110,10 +110,13 @@ mod behaviour {
 
     #[test]
     fn two_deployments_to_one_place_are_an_error() {
-        let text = minimal() + "    deploy: [{ files: { directory: out } }, { files: { directory: out } }]\n";
-        let error = read(&text).unwrap_err();
-        let said = error.diagnostics().unwrap();
-        assert_eq!(said.iter().filter(|diagnostic| diagnostic.code == "same-place").count(), 1, "{said}");
+        for other in ["files: { directory: out }", "files: { directory: out, reload: [\"true\"] }"] {
+            let text =
+                minimal() + &format!("    deploy: [{{ files: {{ directory: out }} }}, {{ {other} }}]\n");
+            let error = read(&text).unwrap_err();
+            let said = error.diagnostics().unwrap();
+            assert_eq!(said.iter().filter(|diagnostic| diagnostic.code == "same-place").count(), 1, "{said}");
+        }
     }
 
     #[test]

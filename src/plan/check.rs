@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::SignedDuration;
 use jiff::Timestamp;
 
 use crate::model::Address;
@@ -23,6 +24,9 @@ use super::clock::noted_wrongly;
 use super::planner::Planner;
 use super::planner::Subject;
 use super::renewal::at;
+
+/// The longest wait after a failure, whatever a CA asks for: some send a day for an order that is merely slow.
+pub(crate) const LONGEST_WAIT: SignedDuration = SignedDuration::from_hours(8 * 24);
 
 /// What is wanted of the CA, for a check.
 #[derive(Debug, Clone, Copy)]
@@ -212,10 +216,10 @@ impl<'a> Planner<'a> {
     /// Whether it has to wait after failures. Says so.
     pub(super) fn backs_off(&mut self, address: Address, wanted: Wanted<'_>) -> bool {
         let Some(failures) = &wanted.record.failures else { return false };
-        if wanted.requested
-            || noted_wrongly(failures.last, self.input.now)
-            || failures.retry_after <= self.input.now
-        {
+        // No apply notes a longer wait: whoever writes state otherwise holds no certificate back for years.
+        let longest = failures.last.checked_add(LONGEST_WAIT).unwrap_or(failures.last);
+        let until = failures.retry_after.min(longest);
+        if wanted.requested || noted_wrongly(failures.last, self.input.now) || until <= self.input.now {
             return false;
         }
         let times = if failures.count == 1 {
@@ -226,7 +230,7 @@ impl<'a> Planner<'a> {
         self.deferred.push(Deferral {
             address,
             waits_for: WaitsFor::BackOff,
-            until: failures.retry_after,
+            until,
             message: format!("it failed {times}: {}", failures.message),
             wanted: wanted.reason,
             cause: wanted.cause,

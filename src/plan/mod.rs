@@ -48,6 +48,7 @@ pub use cause::{Action, Cause, Reason};
 pub use change::{
     Change, Changed, Deferral, Details, Drift, PlanError, PlanErrorKind, Risk, WaitsFor, Warning,
 };
+pub(crate) use check::LONGEST_WAIT;
 pub use digest::Digest;
 pub use input::{Only, PlanInput, PlanOptions, Prior, PriorAccount, PriorCertificate};
 pub use json::{

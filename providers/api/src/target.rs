@@ -88,7 +88,7 @@ pub trait DeployTarget: Send + Sync + fmt::Debug {
 /// A place within a target, for one certificate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Slot {
-    /// Where it is, for people: a path, an ARN. Two slots of a target with the same location are one place.
+    /// Where it is, for people: a path, an ARN. Two slots of a kind with the same location are one place.
     pub location: String,
     /// The normalised parameters, persisted in state: enough to remove the deployment after its configuration is gone.
     pub parameters: serde_json::Value,

@@ -192,6 +192,13 @@ fn what_failed_waits_until_it_may_be_tried_again() {
     world.options.replace.clear();
     world.now = time("2026-10-01T01:00:00Z");
     assert_eq!(world.lines().len(), 2);
+    // No longer than an apply would note.
+    let failures = world.record("shop").failures.as_mut().unwrap();
+    failures.retry_after = time("2200-01-01T00:00:00Z");
+    let week = failures.last + Duration::from_secs(8 * 24 * 3_600);
+    assert_eq!(world.plan().deferred[0].until, week);
+    world.now = week;
+    assert_eq!(world.lines().len(), 2);
 }
 
 #[test]
