@@ -419,8 +419,12 @@ impl Apply {
             issued_at: now,
             operation: operation.id.clone(),
         };
+        let former = self.out_of_reach(journal).await;
         let record = journal.record_mut();
         record.previous = record.current.replace(issued).map(Box::new);
+        if let (Some(previous), Some(key)) = (&mut record.previous, former) {
+            previous.key = key;
+        }
         record.ari = None;
         record.failures = None;
         record.issuances.retain(|issuance| now.duration_since(issuance.at) < REMEMBERED);
@@ -435,6 +439,19 @@ impl Apply {
         journal.persist(Revise::Bump).await?;
         self.step(Address::Certificate(journal.name().clone()), Step::Issued);
         Ok(())
+    }
+
+    /// The key of the certificate that is replaced, sealed to `keys:` where it is from before those were set: no identity that
+    /// only applies can open any key after a renewal. `None` where it may stay as it is.
+    async fn out_of_reach(&self, journal: &Journal) -> Option<SealedKey> {
+        let sealer = self.sealer.as_deref().filter(|sealer| sealer.hardened())?;
+        let former = &journal.record().current.as_ref()?.key;
+        if sealer.is_sealed_to_keys(former) || !sealer.can_open(former) {
+            return None;
+        }
+        let place = self.place(Address::Certificate(journal.name().clone())).ok()?;
+        let opened = self.open_key(journal.name(), journal.record(), former, None).await.ok()??;
+        sealer.seal_certificate_key(&place, former.key_type, former.spki, &opened).ok()
     }
 
     /// A certificate may exist whose order can no longer be asked: it is counted, and another follows.

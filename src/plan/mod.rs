@@ -14,6 +14,7 @@ mod certificate;
 mod change;
 mod check;
 mod clock;
+mod custody;
 mod deployment;
 mod digest;
 mod downgrade;

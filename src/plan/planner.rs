@@ -132,6 +132,7 @@ impl<'a> Planner<'a> {
         self.accounts();
         self.summarise();
         self.summarise_clocks();
+        self.summarise_custody();
         self.check_selection();
         self.changes.sort_by(|a, b| a.address.cmp(&b.address));
         self.drift.sort_by(|a, b| (&a.address, a.reason).cmp(&(&b.address, b.reason)));

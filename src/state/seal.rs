@@ -141,6 +141,11 @@ impl Sealer {
         sealed.recipients.iter().any(|recipient| self.identities.opens(recipient))
     }
 
+    /// Whether a key is sealed to nobody but `keys`.
+    pub fn is_sealed_to_keys(&self, sealed: &SealedKey) -> bool {
+        sealed.recipients.iter().all(|recipient| self.keys.iter().any(|key| key.text == *recipient))
+    }
+
     /// Opens a key and seals it again: for another place, or for recipients that changed.
     pub fn reseal(&self, sealed: &SealedKey, from: &Place, to: &Place) -> Result<SealedKey, SealError> {
         let key = self.open(from, sealed)?;

@@ -24,6 +24,12 @@ const SHOP: (&str, &str) = ("shop", "names: [shop.example.test]");
 pub(super) fn hardened(certificates: &[(&str, &str)]) -> World {
     let world = World::new();
     world.configure(certificates);
+    harden(&world);
+    world
+}
+
+/// Seals certificate keys to somebody else from now on, and returns to whom.
+fn harden(world: &World) -> String {
     let keys = certplan::state::generate_identity();
     let recipients = format!("recipients: [{}]", world.project.recipient());
     let text = world.project.read("certplan.yaml");
@@ -31,7 +37,23 @@ pub(super) fn hardened(certificates: &[(&str, &str)]) -> World {
         "certplan.yaml",
         &text.replace(&recipients, &format!("{recipients}\n  keys: [{}]", keys.recipient)),
     );
-    world
+    keys.recipient
+}
+
+#[test]
+fn keys_from_before_custody_was_hardened_are_told_of_and_closed_by_a_renewal() {
+    let world = World::with_shop();
+    let keys = harden(&world);
+    let warning = "a private key of certificate/shop is from before `keys:`";
+    let plan = world.project.certplan(&["plan"]).expect(0);
+    assert!(plan.to_string().contains(warning), "{plan}");
+    let _ = world.project.certplan(&["renew", "shop", "--auto-approve"]).expect(0);
+    let shop = record(&world, "shop");
+    for issued in shop.current.iter().chain(shop.previous.as_deref()) {
+        assert_eq!(issued.key.recipients, [keys.as_str()], "{issued:?}");
+    }
+    let plan = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
+    assert!(!plan.to_string().contains(warning), "{plan}");
 }
 
 #[test]
