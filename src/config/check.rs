@@ -25,6 +25,8 @@ use super::render::names_a_secret;
 use super::rule::Kind;
 use super::rule::Rule;
 use super::span::Span;
+use crate::model::IDENTITY;
+use crate::model::IDENTITY_FILE;
 
 /// Walks over trees; knows afterwards which nodes are not to be read.
 pub(crate) struct Checker<'a> {
@@ -588,6 +590,15 @@ impl<'a> Checker<'a> {
             );
         }
         if is_literal {
+            return Fit::Not;
+        }
+        if let Some(value) = node.get("env")
+            && let Some(name) = value.text()
+            && [IDENTITY, IDENTITY_FILE].contains(&name)
+        {
+            let message = format!("{} is certplan's own: it leads to what opens all keys", quoted(name));
+            let help = "write the name of the variable that holds this secret";
+            self.report.push(Diagnostic::error("own-variable", value.span, message).help(help));
             return Fit::Not;
         }
         for value in node.entries().iter().filter(|entry| entry.key != "env" && entry.key != "file") {

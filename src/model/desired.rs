@@ -53,6 +53,12 @@ impl StateBackend {
     pub const FOLDER: &str = ".certplan/state";
 }
 
+/// The variable that holds an identity, which opens what is sealed: no provider's secret is in it.
+pub const IDENTITY: &str = "CERTPLAN_AGE_KEY";
+
+/// The variable that holds the path of one.
+pub const IDENTITY_FILE: &str = "CERTPLAN_AGE_KEY_FILE";
+
 /// Who can read what is sealed: age recipients (`age1…`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Encryption {

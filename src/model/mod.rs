@@ -18,8 +18,8 @@ pub use address::{Address, AddressError};
 pub use certificate::{CertificateError, CertificateFacts, sha256};
 pub use desired::{
     AcmeIssuer, Desired, DesiredCertificate, DesiredDeployment, DesiredDnsProvider, DesiredIssuer,
-    DesiredTarget, Eab, Encryption, Endpoint, KeyPolicy, Moved, OnRemove, Propagation, RenewBefore, Rotation,
-    StateBackend,
+    DesiredTarget, Eab, Encryption, Endpoint, IDENTITY, IDENTITY_FILE, KeyPolicy, Moved, OnRemove,
+    Propagation, RenewBefore, Rotation, StateBackend,
 };
 pub use name::{Name, NameError};
 pub use names::{CertName, CertNameError, NameSet};

@@ -15,6 +15,8 @@ use rustix::fs::OFlags;
 use zeroize::Zeroizing;
 
 use super::seal::SealError;
+use crate::model::IDENTITY;
+use crate::model::IDENTITY_FILE;
 
 /// The largest identity file that is read, in octets.
 const LARGEST: u64 = 1 << 20;
@@ -68,12 +70,10 @@ impl Identities {
     ///
     /// Empty variables count as unset: that is how CI systems pass a secret which a run may not have.
     pub fn load(env: &dyn Fn(&str) -> Option<OsString>, home: Option<&Path>) -> Result<Self, SealError> {
-        const KEY: &str = "CERTPLAN_AGE_KEY";
-        const FILE: &str = "CERTPLAN_AGE_KEY_FILE";
         let set = |name| env(name).filter(|value| !value.is_empty());
         let mut identities = Self::default();
-        let key = set(KEY);
-        let file = set(FILE);
+        let key = set(IDENTITY);
+        let file = set(IDENTITY_FILE);
         if key.is_none() && file.is_none() {
             if let Some(home) = home {
                 let path = home.join(".config/certplan/identity.txt");
@@ -86,8 +86,8 @@ impl Identities {
         if let Some(key) = key {
             let text = Zeroizing::new(key.into_encoded_bytes());
             let text = std::str::from_utf8(&text)
-                .map_err(|_| SealError::Identity { origin: format!("`{KEY}`"), line: 1 })?;
-            identities.add(&format!("`{KEY}`"), text)?;
+                .map_err(|_| SealError::Identity { origin: format!("`{IDENTITY}`"), line: 1 })?;
+            identities.add(&format!("`{IDENTITY}`"), text)?;
         }
         if let Some(file) = file {
             identities.add_file(&PathBuf::from(file))?;
