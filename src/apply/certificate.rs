@@ -97,6 +97,9 @@ impl Apply {
             return self.work_beside_order(desired, work, journal).await;
         }
         if let Some(issue) = &work.issue {
+            if journal.record().current.is_none() {
+                self.ask_targets(desired, work).await?;
+            }
             self.begin(issue, work, journal).await?;
             self.issue(desired, journal).await?;
         }

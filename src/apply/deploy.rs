@@ -101,6 +101,26 @@ impl Apply {
         ApplyError::collect(failures)
     }
 
+    /// Fails where none of the targets would take a certificate that is to be ordered, before that costs an issuance. Where
+    /// one would, or a renewal is due, it is ordered: what can serve is to serve.
+    pub(super) async fn ask_targets(
+        &self,
+        desired: &DesiredCertificate,
+        work: &CertificateWork,
+    ) -> Result<(), ApplyError> {
+        let mut failures = Vec::new();
+        for deployment in desired.deploy.iter().filter(|deployment| is_planned(work, &deployment.target)) {
+            let target = self.target(&deployment.target)?;
+            let Err(source) = target.check(&self.context, &slot(&*target, &work.name, deployment)?).await
+            else {
+                return Ok(());
+            };
+            let address = Address::Deployment(work.name.clone(), deployment.target.clone());
+            failures.push(ApplyError::Target { address, source });
+        }
+        ApplyError::collect(failures)
+    }
+
     /// Journals what is to be deployed, with what each target holds now, in one write.
     async fn intend(
         &self,

@@ -394,6 +394,26 @@ fn a_deployment_that_moves_twice_before_it_was_finished_leaves_no_place_between(
     }
 }
 
+#[test]
+fn nothing_is_ordered_for_targets_that_would_all_refuse_it() {
+    use std::os::unix::fs::PermissionsExt;
+    const BAD: &str =
+        "{ files: { directory: open } }, { files: { directory: out, owner: nobody-of-this-name } }";
+    for (deploy, issued) in [(BAD.to_owned(), 0), (format!("{BAD}, {{ files: {{ directory: good }} }}"), 1)] {
+        let world = World::new();
+        let open = world.project.path().join("open");
+        std::fs::create_dir(&open).expect("a folder");
+        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).expect("it is ours");
+        world.configure(&[("shop", &format!("names: [shop.example.test]\n    deploy: [{deploy}]"))]);
+        let run = world.project.certplan(&["apply", "--auto-approve"]).expect(3);
+        for part in ["everyone may write to", "nobody-of-this-name"] {
+            assert!(run.stderr.contains(part), "{part}: {run}");
+        }
+        assert_eq!((world.issued(), world.orders(), world.txt()), (issued, issued, Vec::new()), "{run}");
+        assert_eq!(world.project.path().join("good/shop/fullchain.pem").exists(), issued > 0, "{run}");
+    }
+}
+
 /// Stops the run, as Ctrl-C does, when a target took a certificate.
 fn stop_when_deployed(inside: &Inside) {
     let cancel = inside.cancel.clone();

@@ -464,6 +464,10 @@ impl DeployTarget for Meddled<Arc<dyn DeployTarget>> {
         self.inner.observe(context, slot).await
     }
 
+    async fn check(&self, context: &Context, slot: &Slot) -> Result<(), ProviderError> {
+        self.inner.check(context, slot).await
+    }
+
     async fn deploy(
         &self,
         context: &Context,

@@ -54,6 +54,12 @@ pub trait DeployTarget: Send + Sync + fmt::Debug {
         join_all(slots.iter().map(|slot| self.observe(context, slot))).await
     }
 
+    /// Fails where [`deploy`](Self::deploy) surely would, as far as that can be told beforehand: asked before a first
+    /// certificate is ordered for the slot. Changes nothing.
+    async fn check(&self, _: &Context, _: &Slot) -> Result<(), ProviderError> {
+        Ok(())
+    }
+
     /// Puts a bundle into the slot.
     ///
     /// `expected` is what the caller saw there last; a target that can compare and swap fails with

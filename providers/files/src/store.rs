@@ -8,6 +8,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use certplan_provider::ProviderError;
+use rustix::fs::Access;
 use rustix::fs::AtFlags;
 use rustix::fs::CWD;
 use rustix::fs::Dir;
@@ -16,6 +17,7 @@ use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::RawMode;
 use rustix::fs::Timespec;
+use rustix::fs::accessat;
 use rustix::fs::fstat;
 use rustix::fs::openat;
 use rustix::fs::readlinkat;
@@ -387,6 +389,24 @@ pub(crate) fn foreign(place: &Place, what: &str) -> ProviderError {
         "`{path}` is {what} that certplan did not make and does not touch; move it away (`mv {path} {path}.old`) or set `name`",
         path = shown(&place.location())
     ))
+}
+
+/// Fails where nothing can be written for a place, as far as looking tells.
+pub(crate) fn check(place: &Place) -> Result<(), ProviderError> {
+    let directory = &place.directory;
+    check_nesting(directory)?;
+    check_path(directory)?;
+    Owners::of(place)?;
+    let there = directory.ancestors().find(|path| path.exists()).unwrap_or_else(|| Path::new("/"));
+    if there == directory
+        && let Entry::Foreign(what) = entry(open_directory(directory)?, place)?
+    {
+        return Err(foreign(place, &what));
+    }
+    match accessat(CWD, there, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS) {
+        Err(error @ (Errno::ACCESS | Errno::ROFS)) => Err(failed("write to", there, error)),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a folder inside of what is deployed: it would go with the next version.

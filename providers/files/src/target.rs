@@ -41,6 +41,7 @@ use crate::place::Place;
 use crate::place::lexical;
 use crate::place::sequence;
 use crate::step::Step;
+use crate::store;
 use crate::store::Entry;
 use crate::store::Pending;
 use crate::store::Store;
@@ -178,6 +179,11 @@ impl DeployTarget for FilesTarget {
             Ok(owned.iter().map(look).collect::<Vec<_>>())
         });
         looked.await.unwrap_or_else(|_| slots.iter().map(|_| Err(interrupted())).collect())
+    }
+
+    async fn check(&self, _: &Context, slot: &Slot) -> Result<(), ProviderError> {
+        let place = Place::from_slot(slot)?;
+        blocking(move || store::check(&place)).await
     }
 
     async fn deploy(
