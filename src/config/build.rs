@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::path::Path;
 use std::sync::Arc;
 
 use certplan_provider::BuildContext;
@@ -25,6 +26,7 @@ use super::node::Node;
 use crate::model::Address;
 use crate::model::Desired;
 use crate::model::Name;
+use crate::model::StateBackend;
 use crate::registry::Registry;
 
 /// Builds every DNS provider and target and reads the parameters of every deployment, without network and without
@@ -69,6 +71,8 @@ fn check_slots(
     nodes: &Nodes<'_>,
     report: &mut Report,
 ) {
+    let StateBackend::Local { path: state } = &desired.state;
+    let state = std::path::absolute(desired.base.join(state)).unwrap_or_default();
     let mut slots: HashMap<(&str, String), &Place> = HashMap::with_capacity(desired.certificates.len());
     for certificate in desired.certificates.values() {
         for deployment in &certificate.deploy {
@@ -82,6 +86,12 @@ fn check_slots(
                     continue;
                 }
             };
+            if Path::new(&slot.location).starts_with(&state) {
+                let message = format!("{} is in the folder of state", quoted(&slot.location));
+                report.push(Diagnostic::error("in-state", place.span, message).help(
+                    "state may be copied and committed, and private keys must not: choose another folder",
+                ));
+            }
             match slots.entry((*kind, slot.location)) {
                 Entry::Vacant(free) => {
                     free.insert(place);

@@ -120,6 +120,19 @@ mod behaviour {
     }
 
     #[test]
+    fn private_keys_are_not_deployed_into_state() {
+        let base = std::env::current_dir().unwrap().join(".certplan/state/live");
+        for (directory, errors) in [(base.to_str().unwrap(), 1), ("/var/lib/.certplan/state", 0)] {
+            let text = minimal() + &format!("    deploy: [{{ files: {{ directory: {directory} }} }}]\n");
+            let said = read(&text).err();
+            let found = said.as_ref().map_or(0, |error| {
+                error.diagnostics().unwrap().iter().filter(|found| found.code == "in-state").count()
+            });
+            assert_eq!(found, errors, "{directory}: {said:?}");
+        }
+    }
+
+    #[test]
     fn adding_a_certificate_renames_no_target_of_another() {
         let entry = |name: &str| {
             format!(

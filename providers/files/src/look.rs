@@ -32,6 +32,7 @@ use zeroize::Zeroizing;
 
 use crate::account::Owners;
 use crate::failure::failed;
+use crate::failure::shown;
 use crate::folders::FOLDER;
 use crate::place::PemFile;
 use crate::place::Place;
@@ -66,6 +67,14 @@ impl Looker {
                 seen
             }
             Err(Errno::NOENT) => Ok(None),
+            Err(Errno::NOTDIR) => {
+                let refusal = format!("`{}` is not in a folder", shown(&place.location()));
+                Ok(Some(Deployed {
+                    deviations: vec![refusal.clone()],
+                    refusal: Some(refusal),
+                    ..Deployed::default()
+                }))
+            }
             Err(error) => Err(failed("open", &place.directory, error)),
         }
     }

@@ -437,6 +437,19 @@ async fn what_somebody_put_beside_our_files_is_kept_and_holds_nothing_up() {
 }
 
 #[tokio::test]
+async fn a_file_in_place_of_the_targets_folder_is_seen_and_kept() {
+    let bench = Bench::new(json!({ "directory": "tls" }));
+    bench.deployed(0).await;
+    fs::rename(bench.path("tls"), bench.path("away")).unwrap();
+    fs::write(bench.path("tls"), "somebody's").unwrap();
+    let seen = bench.observe().await.unwrap();
+    assert!(seen.refusal.unwrap().ends_with("/tls/shop` is not in a folder"));
+    assert!(bench.target.check(&context(), &bench.slot()).await.is_err());
+    assert!(bench.target.deploy(&context(), &bench.slot(), &bundle(1), None).await.is_err());
+    assert_eq!(read(bench.path("tls")), "somebody's");
+}
+
+#[tokio::test]
 async fn a_folder_put_in_place_of_our_link_is_seen_and_kept() {
     let bench = Bench::new(json!({ "directory": "tls" }));
     let receipt = bench.target.deploy(&context(), &bench.slot(), &bundle(0), None).await.unwrap();
