@@ -2,6 +2,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::signal::unix::Signal;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply;
@@ -208,20 +211,11 @@ fn approve(ui: Ui) -> Result<(), CliError> {
 /// The first Ctrl-C lets what is in flight finish and persist; the second ends at once, and the journal still holds.
 fn interruptible(cancel: CancellationToken, ui: Ui) {
     tokio::spawn(async move {
-        let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-        else {
-            return;
-        };
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        }
+        let Ok(mut signals) = Signals::new() else { return };
+        signals.next().await;
         ui.alert("interrupted: finishing what is in flight; once more ends at once");
         cancel.cancel();
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        }
+        signals.next().await;
         #[expect(
             clippy::disallowed_methods,
             clippy::exit,
@@ -229,6 +223,38 @@ fn interruptible(cancel: CancellationToken, ui: Ui) {
         )]
         std::process::exit(i32::from(Exit::Interrupted.code()));
     });
+}
+
+/// What ends a run: Ctrl-C, `kill`, and a terminal that goes away.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Option<Signal>,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            // Under `nohup` nothing is to listen.
+            hang_up: if edge::ignores_hang_up() { None } else { Some(signal(SignalKind::hangup())?) },
+        })
+    }
+
+    async fn next(&mut self) {
+        let hang_up = async {
+            match &mut self.hang_up {
+                Some(hang_up) => hang_up.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = hang_up => {}
+        }
+    }
 }
 
 async fn perform(

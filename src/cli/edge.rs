@@ -40,6 +40,16 @@ pub(crate) fn check_open_files() -> Result<(), CliError> {
     }
 }
 
+/// Whether this process was told to go on when its terminal goes away, as by `nohup`; so it is taken where nobody says.
+pub(crate) fn ignores_hang_up() -> bool {
+    #[expect(clippy::disallowed_methods, reason = "only the system tells which signals are ignored")]
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // SIGHUP is the first of all signals.
+    ignored.is_none_or(|mask| mask & 1 != 0)
+}
+
 /// The wall clock.
 #[expect(clippy::disallowed_methods, reason = "the edge is where the clock is read")]
 pub(crate) fn now() -> Timestamp {
