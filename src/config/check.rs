@@ -8,7 +8,6 @@ use serde_json::json;
 
 use super::diagnostic::Diagnostic;
 use super::diagnostic::Report;
-use super::diagnostic::closest;
 use super::diagnostic::list;
 use super::diagnostic::quoted;
 use super::grammar::NAME;
@@ -201,6 +200,7 @@ impl<'a> Checker<'a> {
 
     fn map(&mut self, node: &Node, entries: &[Entry], rule: &Rule) -> Fit {
         let mut fit = Fit::Whole;
+        let mut unused = None;
         for entry in entries {
             if let Some(property) = rule.properties.get(&entry.key) {
                 match self.judge(&entry.value, property, &entry.key) {
@@ -222,7 +222,8 @@ impl<'a> Checker<'a> {
             match &rule.others {
                 Some(rule) => fit.and(self.judge(&entry.value, rule, &entry.key)),
                 None => {
-                    self.unknown_key(node, entry, rule);
+                    let unused = unused.get_or_insert_with(|| Unused::new(entries, rule));
+                    self.unknown_key(entry, rule, unused);
                     self.surplus.insert(entry.value.id);
                     fit.and(Fit::InPart);
                 }
@@ -293,39 +294,30 @@ impl<'a> Checker<'a> {
     }
 
     /// Whether an unknown key has been taken for this one already.
-    fn is_misspelt(&self, key: &str, entries: &[Entry], rule: &Rule) -> bool {
+    fn is_misspelt(&mut self, key: &str, entries: &[Entry], rule: &Rule) -> bool {
         rule.others.is_none()
             && entries
                 .iter()
                 .filter(|entry| !rule.properties.contains_key(&entry.key))
-                .any(|entry| closest(&entry.key, [key]).is_some())
+                .any(|entry| self.report.closest(&entry.key, [key]).is_some())
     }
 
-    fn unknown_key(&mut self, node: &Node, entry: &Entry, rule: &Rule) {
-        let decided = rule.one_of_keys.iter().any(|key| node.get(key).is_some());
-        let known = || {
-            rule.properties
-                .keys()
-                .filter(|key| node.get(key).is_none() && !(decided && rule.one_of_keys.contains(key)))
-                .map(String::as_str)
-        };
-        let suggestion = closest(&entry.key, known());
-        let secret = |key: &str| rule.properties.get(key).is_some_and(|rule| rule.secret);
+    fn unknown_key(&mut self, entry: &Entry, rule: &Rule, unused: &Unused<'_>) {
         // Under whatever name it was written: a secret that is missing may be this.
-        let missing = rule.properties.iter().any(|(key, rule)| rule.secret && node.get(key).is_none());
-        if missing || names_a_secret(&entry.key) || suggestion.is_some_and(secret) {
+        if unused.secret || names_a_secret(&entry.key) {
             self.report.mask(entry.value.span);
         }
         let mut unknown =
             Diagnostic::error("unknown-key", entry.span, format!("unknown key {}", quoted(&entry.key)));
-        unknown = match suggestion {
-            Some(suggestion) => unknown.help(format!("did you mean {}?", quoted(suggestion))),
-            None if rule.properties.is_empty() => unknown.help("no keys are allowed here"),
-            None => match list(known()) {
-                keys if keys.is_empty() => unknown.help("all allowed keys are there already"),
-                keys => unknown.help(format!("allowed here: {keys}")),
-            },
-        };
+        if self.report.suggests() {
+            let suggestion = self.report.closest(&entry.key, unused.keys.iter().copied());
+            unknown = match suggestion {
+                Some(suggestion) => unknown.help(format!("did you mean {}?", quoted(suggestion))),
+                None if rule.properties.is_empty() => unknown.help("no keys are allowed here"),
+                None if unused.keys.is_empty() => unknown.help("all allowed keys are there already"),
+                None => unknown.help(format!("allowed here: {}", list(unused.keys.iter().copied()))),
+            };
+        }
         self.report.push(unknown);
     }
 
@@ -433,7 +425,8 @@ impl<'a> Checker<'a> {
         };
         let bad = Diagnostic::error("bad-value", node.span, format!("{} is not allowed here", quoted(found)));
         let all = format!("allowed: {}", list(options.iter().map(String::as_str)));
-        self.report.push(match closest(found, options.iter().map(String::as_str)) {
+        let suggestion = self.report.closest(found, options.iter().map(String::as_str));
+        self.report.push(match suggestion {
             Some(option) if options.len() > 1 => {
                 bad.help(format!("did you mean {}?", quoted(option))).help(all)
             }
@@ -617,6 +610,28 @@ impl<'a> Checker<'a> {
             union.one_of_keys.extend(branch.required.clone());
         }
         self.judge(node, &union, key)
+    }
+}
+
+/// What a map may have and has not.
+struct Unused<'a> {
+    keys: Vec<&'a str>,
+    /// Whether there is a secret among it.
+    secret: bool,
+}
+
+impl<'a> Unused<'a> {
+    fn new(entries: &[Entry], rule: &'a Rule) -> Self {
+        let used: HashSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
+        let decided = rule.one_of_keys.iter().any(|key| used.contains(key.as_str()));
+        let unused = || rule.properties.iter().filter(|(key, _)| !used.contains(key.as_str()));
+        Self {
+            keys: unused()
+                .map(|(key, _)| key.as_str())
+                .filter(|key| !decided || !rule.one_of_keys.iter().any(|option| option == key))
+                .collect(),
+            secret: unused().any(|(_, rule)| rule.secret),
+        }
     }
 }
 

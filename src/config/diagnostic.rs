@@ -6,9 +6,10 @@ use std::sync::Arc;
 use serde_json::Value;
 use serde_json::json;
 
-use super::render;
+use super::render::Renderer;
 use super::span::Sources;
 use super::span::Span;
+use super::span::disjoint;
 
 /// How bad a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,10 +100,14 @@ pub(crate) struct Report {
     masks: Vec<Span>,
     left_out: usize,
     errors: usize,
+    compared: usize,
 }
 
 impl Report {
     const LIMIT: usize = 1_000;
+
+    /// How many words are compared with misspelt ones: thousands of both would take hours.
+    const COMPARISONS: usize = 100_000;
 
     pub(crate) fn push(&mut self, diagnostic: Diagnostic) {
         if diagnostic.severity == Severity::Error {
@@ -124,6 +129,23 @@ impl Report {
         self.errors
     }
 
+    /// Whether the next problem is still shown, and may come with a suggestion.
+    pub(crate) const fn suggests(&self) -> bool {
+        self.list.len() < Self::LIMIT && self.compared < Self::COMPARISONS
+    }
+
+    /// The candidate that is closest to a misspelt word, if one is close and there is still time to look.
+    pub(crate) fn closest<'a>(
+        &mut self,
+        word: &str,
+        candidates: impl IntoIterator<Item = &'a str>,
+    ) -> Option<&'a str> {
+        if !self.suggests() {
+            return None;
+        }
+        closest(word, candidates.into_iter().inspect(|_| self.compared += 1))
+    }
+
     pub(crate) fn finish(mut self, sources: Arc<Sources>) -> Diagnostics {
         self.list.sort_by(|a, b| (a.span(), a.code, &a.message).cmp(&(b.span(), b.code, &b.message)));
         // A node that several aliases share is checked once per use.
@@ -131,7 +153,7 @@ impl Report {
         Diagnostics {
             sources,
             list: self.list,
-            masks: self.masks,
+            masks: disjoint(self.masks),
             left_out: self.left_out,
             errors: self.errors,
         }
@@ -143,6 +165,7 @@ impl Report {
 pub struct Diagnostics {
     sources: Arc<Sources>,
     list: Vec<Diagnostic>,
+    /// In order, none inside another.
     masks: Vec<Span>,
     left_out: usize,
     errors: usize,
@@ -173,8 +196,9 @@ impl Diagnostics {
     /// adds escape sequences for a terminal.
     pub fn render(&self, colour: bool) -> String {
         let mut text = String::new();
+        let mut renderer = Renderer::new(&self.sources, &self.masks, colour);
         for diagnostic in &self.list {
-            text.push_str(&render::render(diagnostic, &self.sources, &self.masks, colour));
+            text.push_str(&renderer.render(diagnostic));
             text.push_str("\n\n");
         }
         if self.left_out > 0 {
@@ -283,7 +307,7 @@ pub(crate) fn is_hidden(character: char) -> bool {
         || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// `, did you mean ...?` for the candidate that is closest to a misspelt word, if one is close.
+/// The candidate that is closest to a misspelt word, if one is close.
 pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word: String = word.chars().take(64).collect::<String>().to_lowercase();
     let distance = |candidate: &str| {
@@ -292,6 +316,10 @@ pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
         let begins = candidate.len().min(word.len()) >= 3
             && (candidate.starts_with(&word) || word.starts_with(&candidate));
         let most = if begins { usize::MAX } else { (candidate.len().max(word.len()) / 3).clamp(1, 4) };
+        // Each character more is a step at least, and counting them is far quicker.
+        if word.chars().count().abs_diff(candidate.chars().count()) > most {
+            return None;
+        }
         let distance = strsim::damerau_levenshtein(&word, &candidate);
         (distance <= most).then_some(distance)
     };
@@ -305,10 +333,10 @@ pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
 /// Words as a list for people: "`a`, `b` and 3 more".
 pub(crate) fn list<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     const MOST: usize = 12;
-    let words: Vec<&str> = words.into_iter().collect();
-    let shown: Vec<String> = words.iter().take(MOST).map(|word| quoted(word)).collect();
-    match words.len().checked_sub(MOST) {
-        Some(more) if more > 0 => format!("{} and {more} more", shown.join(", ")),
-        _ => shown.join(", "),
+    let mut words = words.into_iter();
+    let shown: Vec<String> = words.by_ref().take(MOST).map(quoted).collect();
+    match words.count() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
 }

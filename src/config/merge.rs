@@ -21,11 +21,14 @@ pub(crate) fn merge(roots: Vec<Node>, report: &mut Report) -> Node {
     }
     let single = roots.len() == 1;
     let mut merged: Vec<Entry> = Vec::new();
+    let mut places = HashMap::new();
     for root in roots {
         let is_nothing = root.is_nothing();
         match root.content {
             Content::Map(entries) if single => merged = entries,
-            Content::Map(entries) => entries.into_iter().for_each(|entry| add(&mut merged, entry, report)),
+            Content::Map(entries) => {
+                entries.into_iter().for_each(|entry| add(&mut merged, &mut places, entry, report));
+            }
             // What is empty is reported as that.
             _ if is_nothing => {}
             Content::List(_) | Content::Scalar { .. } => {
@@ -43,8 +46,11 @@ pub(crate) fn merge(roots: Vec<Node>, report: &mut Report) -> Node {
     all
 }
 
-fn add(merged: &mut Vec<Entry>, entry: Entry, report: &mut Report) {
-    let Some(existing) = merged.iter_mut().find(|existing| existing.key == entry.key) else {
+/// Adds an entry to those of other files; `places` says where the entry of a key is among them.
+fn add(merged: &mut Vec<Entry>, places: &mut HashMap<String, usize>, entry: Entry, report: &mut Report) {
+    let place = places.get(&entry.key).copied();
+    let Some(existing) = place.and_then(|place| merged.get_mut(place)) else {
+        places.insert(entry.key.clone(), merged.len());
         merged.push(entry);
         return;
     };

@@ -1,11 +1,12 @@
 //! Diagnostics as text with the source lines they are about.
 
+use std::collections::HashMap;
+
 use annotate_snippets::Annotation;
 use annotate_snippets::AnnotationKind;
 use annotate_snippets::Group;
 use annotate_snippets::Level;
 use annotate_snippets::Origin;
-use annotate_snippets::Renderer;
 use annotate_snippets::Snippet;
 
 use super::diagnostic::Diagnostic;
@@ -15,36 +16,71 @@ use super::diagnostic::is_hidden;
 use super::span::Source;
 use super::span::Sources;
 use super::span::Span;
+use super::span::disjoint;
 
 /// How many characters of a line are shown around a place.
 const WINDOW: usize = 100;
 
-/// Renders one diagnostic without a line break at its end.
-pub(crate) fn render(diagnostic: &Diagnostic, sources: &Sources, masks: &[Span], colour: bool) -> String {
-    let level = match diagnostic.severity {
-        Severity::Error => Level::ERROR,
-        Severity::Warning => Level::WARNING,
-    };
-    let excerpts: Vec<Excerpt<'_>> =
-        diagnostic.labels.iter().filter_map(|label| Excerpt::new(label, sources, masks)).collect();
-    let mut group = Group::with_title(level.primary_title(diagnostic.message.as_str()).id(diagnostic.code));
-    for (index, excerpt) in excerpts.iter().enumerate() {
-        let kind = if index == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
-        let mut annotation = kind.span(excerpt.start..excerpt.end);
-        if !excerpt.message.is_empty() {
-            annotation = annotation.label(excerpt.message);
+/// Renders diagnostics of one configuration.
+pub(crate) struct Renderer<'a> {
+    sources: &'a Sources,
+    /// In order, none inside another.
+    masks: &'a [Span],
+    colour: bool,
+    /// What is hidden of a line, by its file and number: a line of megabytes can have a thousand problems.
+    hidden: HashMap<(u32, usize), Vec<Span>>,
+}
+
+impl<'a> Renderer<'a> {
+    pub(crate) fn new(sources: &'a Sources, masks: &'a [Span], colour: bool) -> Self {
+        Self { sources, masks, colour, hidden: HashMap::new() }
+    }
+
+    /// Renders one diagnostic without a line break at its end.
+    pub(crate) fn render(&mut self, diagnostic: &Diagnostic) -> String {
+        let level = match diagnostic.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let excerpts: Vec<Excerpt<'_>> =
+            diagnostic.labels.iter().filter_map(|label| Excerpt::new(label, self)).collect();
+        let mut group =
+            Group::with_title(level.primary_title(diagnostic.message.as_str()).id(diagnostic.code));
+        for (index, excerpt) in excerpts.iter().enumerate() {
+            let kind = if index == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
+            let mut annotation = kind.span(excerpt.start..excerpt.end);
+            if !excerpt.message.is_empty() {
+                annotation = annotation.label(excerpt.message);
+            }
+            group = group
+                .element(Origin::path(excerpt.path.as_str()).line(excerpt.line).char_column(excerpt.column))
+                .element(excerpt.snippet(annotation));
         }
-        group = group
-            .element(Origin::path(excerpt.path.as_str()).line(excerpt.line).char_column(excerpt.column))
-            .element(excerpt.snippet(annotation));
+        for help in &diagnostic.help {
+            group = group.element(Level::HELP.message(help.as_str()));
+        }
+        let terminal = if self.colour {
+            annotate_snippets::Renderer::styled()
+        } else {
+            annotate_snippets::Renderer::plain()
+        };
+        let text = terminal.term_width(WINDOW * 3).render(&[group]);
+        // Lines that hold nothing end in blanks; after an origin comes a line for a source that is cut.
+        text.lines().map(str::trim_end).filter(|line| visible(line) != ":::").collect::<Vec<_>>().join("\n")
     }
-    for help in &diagnostic.help {
-        group = group.element(Level::HELP.message(help.as_str()));
+
+    /// What is hidden of a line, in order and without overlaps.
+    fn hidden(&mut self, source: &Source, file: u32, line: usize) -> &[Span] {
+        let masks = self.masks;
+        self.hidden.entry((file, line)).or_insert_with(|| {
+            let (start, end) = source.line_range(line);
+            let line = Span::new(file, start, end);
+            let first = masks.partition_point(|mask| (mask.file, mask.end) <= (file, line.start));
+            let own = masks.iter().skip(first).take_while(|mask| (mask.file, mask.start) < (file, line.end));
+            let text = source.text.get(start..end).unwrap_or_default();
+            disjoint(own.copied().chain(secrets(text, line)).collect())
+        })
     }
-    let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
-    let text = renderer.term_width(WINDOW * 3).render(&[group]);
-    // Lines that hold nothing end in blanks; after an origin comes a line for a source that is cut.
-    text.lines().map(str::trim_end).filter(|line| visible(line) != ":::").collect::<Vec<_>>().join("\n")
 }
 
 /// What a terminal shows of a line, without blanks around it.
@@ -67,14 +103,19 @@ struct Excerpt<'a> {
 }
 
 impl<'a> Excerpt<'a> {
-    fn new(label: &'a Label, sources: &Sources, masks: &[Span]) -> Option<Self> {
+    fn new(label: &'a Label, renderer: &mut Renderer<'_>) -> Option<Self> {
+        let sources = renderer.sources;
         let source = sources.file(label.span)?;
         let location = sources.locate(label.span)?;
         let line = location.line - 1;
         let (line_start, line_end) = source.line_range(line);
         let from = source.floor(label.span.start as usize).min(line_end);
         let to = source.floor(label.span.end as usize).clamp(from, line_end);
-        let hidden = hidden_ranges(source, label.span.file, masks, line_start, line_end);
+        let hidden = renderer.hidden(source, label.span.file, line);
+        let is_masked = |at: usize| {
+            let next = hidden.partition_point(|mask| mask.start as usize <= at);
+            next.checked_sub(1).and_then(|last| hidden.get(last)).is_some_and(|mask| at < mask.end as usize)
+        };
         let first = back(&source.text, line_start, from, WINDOW);
         let mut excerpt = Self {
             path: printable(&location.file),
@@ -98,7 +139,7 @@ impl<'a> Excerpt<'a> {
                 excerpt.text.push_str("...");
                 break;
             }
-            if hidden.iter().any(|(start, end)| (*start..*end).contains(&at)) {
+            if is_masked(at) {
                 if !masked {
                     excerpt.text.push_str("******");
                 }
@@ -132,48 +173,53 @@ impl<'a> Excerpt<'a> {
     }
 }
 
-/// What must not be printed of a line: what is known to be a secret, and what follows a key that names one.
-fn hidden_ranges(
-    source: &Source,
-    file: u32,
-    masks: &[Span],
-    start: usize,
-    end: usize,
-) -> Vec<(usize, usize)> {
-    let mut hidden: Vec<(usize, usize)> = masks
-        .iter()
-        .filter(|mask| mask.file == file)
-        .map(|mask| (mask.start as usize, mask.end as usize))
-        .filter(|(from, to)| *from < end && *to > start)
-        .collect();
-    let line = source.text.get(start..end).unwrap_or_default();
-    let upper = line.to_ascii_uppercase();
+/// What must not be printed of a line whoever asks: identities, and what follows a key that names a secret.
+fn secrets(text: &str, line: Span) -> Vec<Span> {
+    let span =
+        |from: usize, to: usize| Span::new(line.file, line.start as usize + from, line.start as usize + to);
+    let mut hidden = Vec::new();
+    let upper = text.to_ascii_uppercase();
     for prefix in ["AGE-SECRET-KEY-", "AGE-PLUGIN-"] {
+        let mut last = 0;
         for (offset, _) in upper.match_indices(prefix) {
+            // The next one may be a part of this one, to whose end it goes as well.
+            if offset < last {
+                continue;
+            }
             let length = upper.get(offset..).map_or(0, |rest| {
                 rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '-').unwrap_or(rest.len())
             });
-            hidden.push((start + offset, start + offset + length));
+            last = offset + length;
+            hidden.push(span(offset, last));
         }
     }
-    for (offset, _) in line.match_indices(':') {
+    let mut last = 0;
+    for (offset, _) in text.match_indices(':') {
         let (before, after) =
-            (line.get(..offset).unwrap_or_default(), line.get(offset + 1..).unwrap_or_default());
+            (text.get(..offset).unwrap_or_default(), text.get(offset + 1..).unwrap_or_default());
+        // Asked first, so that no key is looked at twice.
+        if !after.starts_with([' ', '\t']) {
+            continue;
+        }
         let key =
             before.rsplit([' ', '{', ',', '\t', '"', '\'']).find(|word| !word.is_empty()).unwrap_or_default();
         let value = after.trim_start();
         let refers = value.is_empty() || value.starts_with(['{', '&', '*', '#']);
-        if names_a_secret(key) && !refers && after.starts_with([' ', '\t']) {
-            let from = start + offset + 1 + (after.len() - value.len());
-            // A list or a map in braces goes on after the value.
-            let length = if value.starts_with(['"', '\'']) {
-                value.len()
-            } else {
-                value.find([',', '}']).unwrap_or(value.len())
-            };
-            let length = value.get(..length).map_or(length, |value| value.trim_end().len());
-            hidden.push((from, from + length));
+        if !names_a_secret(key) || refers {
+            continue;
         }
+        let from = offset + 1 + (after.len() - value.len());
+        if value.starts_with(['"', '\'']) {
+            hidden.push(span(from, from + value.trim_end().len()));
+            break;
+        }
+        // Inside the value before it, which ends where this one does.
+        if from < last {
+            continue;
+        }
+        // A list or a map in braces goes on after the value.
+        last = from + value.find([',', '}']).unwrap_or(value.len());
+        hidden.push(span(from, from + text.get(from..last).unwrap_or_default().trim_end().len()));
     }
     hidden
 }

@@ -240,6 +240,91 @@ mod behaviour {
         }
     }
 
+    /// Quadratic work on these takes minutes without optimisation; their size is far below the limits.
+    #[test]
+    fn no_shape_of_a_text_takes_time_out_of_proportion() {
+        let lines = |count: usize, line: &dyn Fn(usize) -> String| (0..count).map(line).collect::<String>();
+        let head = minimal().split("certificates:").next().unwrap().to_owned();
+        let certificates = head.clone() + "certificates:\n";
+        let certificate = |number: usize, more: &str| {
+            format!("  c{number}: {{ names: [c{number}.example.com], issuer: corp{more} }}\n")
+        };
+        let first = certificates.clone() + &certificate(0, "");
+        let keys = lines(50_000, &|number| format!("    key{number}: 1\n"));
+        let chain = |last: usize| {
+            lines(20_000, &|number| {
+                let to = if number + 1 == 20_000 { last } else { number + 1 };
+                format!("  - {{ from: certificate.m{number}, to: certificate.m{to} }}\n")
+            })
+        };
+        let many =
+            lines(10_000, &|number| certificate(number, &format!(", deploy: [{{ target: u{number} }}]")));
+        let issuers = lines(10_000, &|number| format!("  i{number}: {{ acme: {{ agree_tos: true }} }}\n"));
+        let strangers = lines(10_000, &|number| {
+            format!("  c{number}: {{ names: [c{number}.example.com], issuer: u{number} }}\n")
+        });
+        let targets =
+            lines(10_000, &|number| format!("  t{number}: {{ files: {{ directory: d{number} }} }}\n"));
+        let places = lines(20_000, &|number| format!("      - files: {{ directory: d{number} }}\n"));
+        let hosts = lines(20_000, &|number| format!("      - n{number}.example.com\n"));
+        let seen = lines(20_000, &|number| format!("      - tls: n{number}.example.com:443\n"));
+        let line = lines(20_000, &|number| format!("token{number}: hunter2-{number}, "));
+        for (what, valid, text) in [
+            (
+                "keys of a certificate",
+                false,
+                format!("{certificates}  c:\n    names: [c.example.com]\n{keys}"),
+            ),
+            ("keys of the configuration", false, first.clone() + &keys.replace("    ", "")),
+            (
+                "moves in a chain",
+                true,
+                format!("{certificates}  m20000: {{ names: [m.example.com] }}\nmoved:\n{}", chain(20_000)),
+            ),
+            ("moves in a circle", false, format!("{first}moved:\n{}", chain(0))),
+            (
+                "targets in place",
+                true,
+                format!("{certificates}  c:\n    names: [c.example.com]\n    deploy:\n{places}"),
+            ),
+            (
+                "unknown targets",
+                false,
+                head.replace("targets:\n", &format!("targets:\n{targets}")) + "certificates:\n" + &many,
+            ),
+            (
+                "unknown issuers",
+                false,
+                head.replace("issuers:\n", &format!("issuers:\n{issuers}")) + "certificates:\n" + &strangers,
+            ),
+            (
+                "endpoints",
+                true,
+                format!("{certificates}  c:\n    issuer: corp\n    names:\n{hosts}    verify:\n{seen}"),
+            ),
+            ("one line", false, format!("{certificates}  c: {{ {line} }}\n")),
+        ] {
+            let started = Instant::now();
+            match read(&text) {
+                Ok(loaded) => {
+                    assert!(valid, "{what}");
+                    let deployments =
+                        loaded.desired.certificates.values().map(|wanted| wanted.deploy.len()).sum();
+                    assert!([0, 20_000].contains(&deployments), "{what}: {deployments} deployments");
+                }
+                Err(error) => {
+                    let said = error.to_string();
+                    assert!(!valid, "{what}: {said}");
+                    assert!(!said.contains("hunter2"), "{what}: {said}");
+                    let _ = error.diagnostics().map(|diagnostics| diagnostics.to_json());
+                }
+            }
+            let elapsed = started.elapsed();
+            println!("{what}: {elapsed:?}");
+            assert!(elapsed < Duration::from_secs(20), "{what} took {elapsed:?}");
+        }
+    }
+
     #[test]
     #[ignore = "a measurement: cargo test --release -p certplan --lib ten_thousand -- --ignored --nocapture"]
     fn ten_thousand_certificates_are_validated_in_half_a_second() {

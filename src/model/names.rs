@@ -70,6 +70,13 @@ impl CertName {
         self == other
             || (self.wildcard && !other.wildcard && other.base.parent().as_ref() == Some(&self.base))
     }
+
+    /// Whether one of the names covers a host, without asking each of them.
+    pub fn is_served(host: &Fqdn, names: &NameSet) -> bool {
+        let wildcard = || Some(Self { base: host.parent()?, wildcard: true });
+        names.contains(&Self { base: host.clone(), wildcard: false })
+            || wildcard().is_some_and(|wildcard| names.contains(&wildcard))
+    }
 }
 
 impl fmt::Display for CertName {

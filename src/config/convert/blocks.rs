@@ -218,8 +218,6 @@ impl<'a> Converter<'a> {
     pub(super) fn moved(&mut self) -> Vec<Moved> {
         let mut moves: BTreeMap<Name, (Name, Span)> = BTreeMap::new();
         let mut targets: HashMap<Name, Span> = HashMap::new();
-        let certificates = self.root.get("certificates");
-        let exists = |name: &Name| certificates.is_some_and(|all| all.get(name.as_str()).is_some());
         for item in self.root.get("moved").map_or(&[][..], Node::items) {
             let side = |key: &str| {
                 let (text, span) = item.text_of(key)?;
@@ -227,7 +225,7 @@ impl<'a> Converter<'a> {
                 Some((Name::new(name).ok()?, span))
             };
             let (Some((from, from_span)), Some((to, to_span))) = (side("from"), side("to")) else { continue };
-            if exists(&from) {
+            if self.is_defined("certificates", from.as_str()) {
                 let message = format!("the certificate {} is still there", quoted(from.as_str()));
                 let help = "a certificate that was renamed has left `certificates:`; remove it there or here";
                 self.push(Diagnostic::error("bad-move", from_span, message).help(help));
@@ -244,27 +242,44 @@ impl<'a> Converter<'a> {
             }
             moves.insert(from, (to, to_span));
         }
+        let ends = ends(&moves);
         let mut moved = Vec::new();
-        for (from, (to, span)) in &moves {
-            let (mut last, mut hops) = (to, 0);
-            while let Some((next, _)) = moves.get(last) {
-                last = next;
-                hops += 1;
-                if hops > moves.len() {
-                    break;
+        for (from, (_, span)) in &moves {
+            match ends.get(from).copied().flatten() {
+                None => {
+                    let message = format!("{} is moved in a circle", quoted(from.as_str()));
+                    self.push(Diagnostic::error("bad-move", *span, message));
                 }
-            }
-            if hops > moves.len() || last == from {
-                let message = format!("{} is moved in a circle", quoted(from.as_str()));
-                self.push(Diagnostic::error("bad-move", *span, message));
-            } else if exists(last) {
-                moved.push(Moved { from: from.clone(), to: last.clone() });
-            } else {
-                self.unknown("bad-move", "certificate", "certificates", last.as_str(), *span);
+                Some(last) if self.is_defined("certificates", last.as_str()) => {
+                    moved.push(Moved { from: from.clone(), to: last.clone() });
+                }
+                Some(last) => {
+                    self.unknown("bad-move", "certificate", "certificates", last.as_str(), *span);
+                }
             }
         }
         moved
     }
+}
+
+/// Where each name ends when all moves are followed, each once; `None` where they go in a circle.
+fn ends(moves: &BTreeMap<Name, (Name, Span)>) -> HashMap<&Name, Option<&Name>> {
+    let mut ends: HashMap<&Name, Option<&Name>> = HashMap::with_capacity(moves.len());
+    for from in moves.keys() {
+        let (mut way, mut last) = (Vec::new(), from);
+        let end = loop {
+            if let Some(end) = ends.get(last) {
+                break *end;
+            }
+            let Some((next, _)) = moves.get(last) else { break Some(last) };
+            // Whoever comes here again on the same way goes in a circle.
+            ends.insert(last, None);
+            way.push(last);
+            last = next;
+        };
+        ends.extend(way.into_iter().map(|name| (name, end)));
+    }
+    ends
 }
 
 fn is_recipient(text: &str) -> bool {

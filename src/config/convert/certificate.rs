@@ -144,8 +144,7 @@ impl<'a> Converter<'a> {
     }
 
     fn issuer(&mut self, text: &str, span: Span, seen: &mut Seen) -> Option<Name> {
-        let exists = self.root.get("issuers").is_some_and(|issuers| issuers.get(text).is_some());
-        if !exists && seen.issuers.insert(span) {
+        if !self.is_defined("issuers", text) && seen.issuers.insert(span) {
             self.unknown("unknown-issuer", "issuer", "issuers", text, span);
         }
         Name::new(text).ok()

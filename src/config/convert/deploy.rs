@@ -28,6 +28,7 @@ impl<'a> Converter<'a> {
     ) -> Vec<DesiredDeployment> {
         let mut deployments = Vec::new();
         let mut seen: HashMap<Name, Span> = HashMap::new();
+        let mut numbers = HashMap::new();
         for entry in block.get("deploy").map_or(&[][..], Node::items) {
             if entry.entries().is_empty() {
                 // Not a map was said already; an empty one says nothing.
@@ -38,7 +39,7 @@ impl<'a> Converter<'a> {
             let in_place = entry.entries().iter().find(|own| registry.target_factory(&own.key).is_some());
             let target = match (entry.text_of("target"), in_place) {
                 (Some((text, span)), _) => self.by_name(text, span, entry, targets),
-                (None, Some(own)) => self.in_place(certificate, own, entry, targets),
+                (None, Some(own)) => self.in_place(certificate, own, entry, &mut numbers, targets),
                 (None, None) => {
                     self.check_entry(entry, None);
                     None
@@ -94,8 +95,7 @@ impl<'a> Converter<'a> {
     ) -> Option<(Name, &'static str)> {
         let Some(target) = targets.get(text) else {
             self.check_entry(entry, None);
-            let defined = self.root.get("targets").is_some_and(|targets| targets.get(text).is_some());
-            if !defined {
+            if !self.is_defined("targets", text) {
                 self.unknown("unknown-target", "target", "targets", text, span);
             }
             return None;
@@ -110,12 +110,13 @@ impl<'a> Converter<'a> {
         certificate: &Name,
         own: &'a Entry,
         entry: &Node,
+        numbers: &mut HashMap<&'static str, usize>,
         targets: &mut Names<Target>,
     ) -> Option<(Name, &'static str)> {
         let kind = self.registry.target_factory(&own.key)?.kind;
         self.check_entry(entry, Some(kind));
         let target = self.target(own)?;
-        let name = self.name_in_place(certificate, kind, targets)?;
+        let name = self.name_in_place(certificate, kind, numbers.entry(kind).or_default(), targets)?;
         if target.sound {
             self.places.targets.insert(name.clone(), Place::new(entry.span, &own.value));
         }
@@ -126,13 +127,20 @@ impl<'a> Converter<'a> {
     /// The name of a target that has none: `files-shop`, `files-shop-2`.
     ///
     /// It depends on the certificate and on the order of its own entries only: a number over all certificates would
-    /// rename the targets of others when one is added, and a plan would remove and create them.
-    fn name_in_place(&self, certificate: &Name, kind: &str, targets: &Names<Target>) -> Option<Name> {
+    /// rename the targets of others when one is added, and a plan would remove and create them. `number` is the last that
+    /// was tried for the certificate and kind, and becomes the one that is taken.
+    fn name_in_place(
+        &self,
+        certificate: &Name,
+        kind: &str,
+        number: &mut usize,
+        targets: &Names<Target>,
+    ) -> Option<Name> {
         const LONGEST: usize = 63;
         let kind = kind.replace('_', "-");
-        let configured = self.root.get("targets");
-        (1..=LONGEST * LONGEST).find_map(|number| {
-            let suffix = if number == 1 { String::new() } else { format!("-{number}") };
+        loop {
+            *number += 1;
+            let suffix = if *number == 1 { String::new() } else { format!("-{number}") };
             let room = LONGEST.checked_sub(kind.len() + 1 + suffix.len())?;
             let certificate = match certificate.as_str() {
                 name if name.len() <= room => name.to_owned(),
@@ -144,9 +152,9 @@ impl<'a> Converter<'a> {
                 }
             };
             let name = Name::new(&format!("{kind}-{certificate}{suffix}")).ok()?;
-            let taken = targets.contains_key(&name)
-                || configured.is_some_and(|targets| targets.get(name.as_str()).is_some());
-            (!taken).then_some(name)
-        })
+            if !targets.contains_key(&name) && !self.is_defined("targets", name.as_str()) {
+                return Some(name);
+            }
+        }
     }
 }

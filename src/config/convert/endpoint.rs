@@ -85,6 +85,7 @@ impl Converter<'_> {
         used: Option<Span>,
     ) -> Vec<Endpoint> {
         let mut endpoints = Vec::new();
+        let mut first = None;
         for place in places {
             let host = place.host.text();
             let related = |diagnostic: Diagnostic| match used {
@@ -94,8 +95,7 @@ impl Converter<'_> {
             let sni = match (&place.sni, &place.host) {
                 (Some(sni), _) => Some(sni.as_str()),
                 (None, Host::Name(name)) => {
-                    let covered = names.iter().any(|own| covers(own, name));
-                    if !covered && !names.is_empty() {
+                    if !names.is_empty() && !CertName::is_served(name, names) {
                         let message = format!(
                             "the server is asked for {}, which is not a name of the certificate",
                             quoted(name.as_str())
@@ -108,9 +108,9 @@ impl Converter<'_> {
                     }
                     Some(name.as_str())
                 }
-                (None, Host::Address(_)) => {
+                (None, Host::Address(_)) => *first.get_or_insert_with(|| {
                     names.iter().find(|name| !name.is_wildcard()).map(|name| name.base().as_str())
-                }
+                }),
             };
             match sni {
                 Some(sni) => endpoints.push(Endpoint { host, port: place.port, sni: sni.to_owned() }),
@@ -126,14 +126,6 @@ impl Converter<'_> {
         endpoints.sort();
         endpoints.dedup();
         endpoints
-    }
-}
-
-/// [`CertName::covers`] without making a name of the host: this runs for every place of every certificate.
-fn covers(own: &CertName, host: &Fqdn) -> bool {
-    match own.is_wildcard() {
-        true => host.as_str().split_once('.').is_some_and(|(_, parent)| parent == own.base().as_str()),
-        false => own.base() == host,
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) use blocks::seconds;
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -25,7 +26,6 @@ use super::Names;
 use super::check::Checker;
 use super::diagnostic::Diagnostic;
 use super::diagnostic::Report;
-use super::diagnostic::closest;
 use super::diagnostic::list;
 use super::diagnostic::quoted;
 use super::node::Entry;
@@ -96,6 +96,7 @@ pub(crate) fn convert(
         checker: Checker::new(report, incomplete),
         registry,
         root,
+        blocks: ["certificates", "issuers", "targets"].map(|block| (block, Block::new(root, block))).into(),
         deploy_rules,
         any_deploy,
         places: Places::default(),
@@ -110,10 +111,26 @@ struct Converter<'a> {
     checker: Checker<'a>,
     registry: &'a Registry,
     root: &'a Node,
+    /// The blocks whose entries others name.
+    blocks: HashMap<&'static str, Block<'a>>,
     /// What an entry of `deploy` may say, by the kind of its target.
     deploy_rules: HashMap<&'static str, Arc<Rule>>,
     any_deploy: Arc<Rule>,
     places: Places,
+}
+
+/// A block of named things. A walk through it for each reference would take hours where there are thousands of both.
+#[derive(Default)]
+struct Block<'a> {
+    entries: &'a [Entry],
+    names: HashSet<&'a str>,
+}
+
+impl<'a> Block<'a> {
+    fn new(root: &'a Node, block: &str) -> Self {
+        let entries = root.get(block).map_or(&[][..], Node::entries);
+        Self { entries, names: entries.iter().map(|entry| entry.key.as_str()).collect() }
+    }
 }
 
 impl<'a> Converter<'a> {
@@ -149,26 +166,27 @@ impl<'a> Converter<'a> {
         entries.iter().filter_map(|entry| Some((Name::new(&entry.key).ok()?, entry))).collect()
     }
 
+    fn is_defined(&self, block: &str, name: &str) -> bool {
+        self.blocks.get(block).is_some_and(|block| block.names.contains(name))
+    }
+
     /// Reports a reference to something that is not there, with what is.
     fn unknown(&mut self, code: &'static str, what: &str, block: &str, name: &str, span: Span) {
         if self.checker.incomplete {
             return;
         }
-        let known: Vec<&str> = self
-            .root
-            .get(block)
-            .map_or(&[][..], Node::entries)
-            .iter()
-            .map(|entry| entry.key.as_str())
-            .collect();
         let mut unknown = Diagnostic::error(code, span, format!("there is no {what} {}", quoted(name)));
-        if let Some(suggestion) = closest(name, known.iter().copied()) {
-            unknown = unknown.help(format!("did you mean {}?", quoted(suggestion)));
+        if self.checker.report.suggests() {
+            let entries = self.blocks.get(block).map_or(&[][..], |block| block.entries);
+            let known = || entries.iter().map(|entry| entry.key.as_str());
+            if let Some(suggestion) = self.checker.report.closest(name, known()) {
+                unknown = unknown.help(format!("did you mean {}?", quoted(suggestion)));
+            }
+            unknown = match entries.is_empty() {
+                true => unknown.help(format!("define it under `{block}:`")),
+                false => unknown.help(format!("defined under `{block}:` are {}", list(known()))),
+            };
         }
-        unknown = match known.is_empty() {
-            true => unknown.help(format!("define it under `{block}:`")),
-            false => unknown.help(format!("defined under `{block}:` are {}", list(known))),
-        };
         self.push(unknown);
     }
 
