@@ -18,6 +18,7 @@ use super::node::Node;
 use super::node::POISONED;
 use super::node::Scalar;
 use super::node::not_a_text;
+use super::node::written;
 use super::path::bad_path;
 use super::path::could_be_path;
 use super::render::names_a_secret;
@@ -160,7 +161,7 @@ impl<'a> Checker<'a> {
             if holds_secrets(rule) {
                 self.report.mask(node.span);
             }
-            self.wrong_kind(node, &rule.kinds, key);
+            self.wrong_kind(node, &rule.kinds, key, rule);
             return Fit::Not;
         }
         if rule.deferred {
@@ -349,10 +350,11 @@ impl<'a> Checker<'a> {
             && let Some(taken_for) = not_a_text(text)
             && !rule.kinds.iter().any(|kind| *kind != Kind::Text && is_kind(node, *kind))
         {
-            return self.trap(node, text, taken_for, key);
+            self.trap(node, text, taken_for, key, rule);
+            return false;
         }
         let mut valid = true;
-        if !rule.values.is_empty() && !rule.values.iter().any(|value| equals(value, &scalar)) {
+        if !is_option(&scalar, rule) {
             self.not_an_option(node, rule);
             return false;
         }
@@ -397,12 +399,19 @@ impl<'a> Checker<'a> {
     }
 
     /// A text is due, and what stands there is one to a reader but not to every YAML parser.
-    fn trap(&mut self, node: &Node, text: &str, taken_for: &str, key: &str) -> bool {
+    fn trap(&mut self, node: &Node, text: &str, taken_for: &str, key: &str, rule: &Rule) {
         if text.is_empty() {
             self.report.push(
                 Diagnostic::error("wrong-type", node.span, format!("{} has no value", quoted(key)))
                     .help("write a text after it, or leave the key out"),
             );
+            return;
+        }
+        // Quotes alone would only lead to the next problem.
+        if !is_option(&Scalar::Text(text), rule) {
+            self.not_an_option(node, rule);
+        } else if let Some(pattern) = rule.pattern.as_ref().filter(|pattern| !pattern.is_match(text)) {
+            self.no_match(node, text, pattern.as_str(), rule);
         } else {
             let message = format!("{} is {taken_for} in YAML, and a text is expected", quoted(text));
             self.report.push(
@@ -410,7 +419,6 @@ impl<'a> Checker<'a> {
                     .help(format!("write it in quotes: {}", quoted(&format!("\"{text}\"")))),
             );
         }
-        false
     }
 
     fn not_an_option(&mut self, node: &Node, rule: &Rule) {
@@ -438,7 +446,7 @@ impl<'a> Checker<'a> {
         let message = format!("{} does not have the expected form", quoted(text));
         let mut bad = Diagnostic::error("bad-value", node.span, message);
         bad = match &rule.example {
-            Some(example) => bad.help(format!("for example {}", quoted(example))),
+            Some(example) => bad.help(format!("for example {}", quoted(&written(example)))),
             None if pattern == NAME => {
                 bad.help("names have 1 to 63 of `a-z`, `0-9` and `-`, and start with a letter or digit")
             }
@@ -447,7 +455,8 @@ impl<'a> Checker<'a> {
         self.report.push(bad);
     }
 
-    fn wrong_kind(&mut self, node: &Node, kinds: &[Kind], key: &str) {
+    /// `rule` is what is asked of a text or a list there, if it may be one.
+    fn wrong_kind(&mut self, node: &Node, kinds: &[Kind], key: &str, rule: &Rule) {
         let expected: Vec<&str> = kinds.iter().map(|kind| kind.describe()).collect();
         let expected = expected.join(" or ");
         if let Content::Scalar { text, plain: true } = &node.content
@@ -461,14 +470,17 @@ impl<'a> Checker<'a> {
         if let (Content::Scalar { text, plain: true }, true) = (&node.content, kinds.contains(&Kind::Text))
             && let Some(taken_for) = not_a_text(text)
         {
-            self.trap(node, text, taken_for, key);
+            self.trap(node, text, taken_for, key, rule);
             return;
         }
         let message = format!("{} is {}, and {expected} is expected", quoted(key), node.describe());
         let mut wrong = Diagnostic::error("wrong-type", opening(node), message);
         if let Content::Scalar { text, plain } = &node.content {
             if kinds == [Kind::List] {
-                wrong = wrong.help(format!("write it as a list: {}", quoted(&format!("{key}: [{text}]"))));
+                wrong = wrong.help(match as_list(text, *plain, rule) {
+                    Some(items) => format!("write it as a list: {}", quoted(&format!("{key}: [{items}]"))),
+                    None => format!("write a list: {}", quoted(&sketch(key, rule))),
+                });
             } else if !plain
                 && kinds.iter().any(|kind| matches!(kind, Kind::Integer | Kind::Number | Kind::Boolean))
             {
@@ -502,7 +514,8 @@ impl<'a> Checker<'a> {
                         kinds.push(*kind);
                     }
                 }
-                self.wrong_kind(node, &kinds, key);
+                let texts = rule.branches.iter().find(|branch| branch.kinds.contains(&Kind::Text));
+                self.wrong_kind(node, &kinds, key, texts.map_or(rule, AsRef::as_ref));
                 Fit::Not
             }
             [only] => self.judge(node, only, key),
@@ -529,7 +542,7 @@ impl<'a> Checker<'a> {
         let reference = |name: &str| format!("{key}: {{ env: {name} }}");
         if let Content::Scalar { text, plain } = &node.content {
             if *plain && text.is_empty() {
-                self.wrong_kind(node, &[Kind::Map], key);
+                self.wrong_kind(node, &[Kind::Map], key, rule);
                 return Fit::Not;
             }
             let variable = text
@@ -673,6 +686,29 @@ fn is_kind(node: &Node, kind: Kind) -> bool {
     }
 }
 
+/// Whether a value is one of those that are allowed.
+fn is_option(scalar: &Scalar<'_>, rule: &Rule) -> bool {
+    rule.values.is_empty() || rule.values.iter().any(|value| equals(value, scalar))
+}
+
+/// The items of a list that somebody has written as one text; `None` where they cannot be told.
+fn as_list(text: &str, plain: bool, rule: &Rule) -> Option<String> {
+    let of_texts =
+        rule.items.as_ref().is_some_and(|item| item.kinds.is_empty() || item.kinds.contains(&Kind::Text));
+    // What only a shell takes apart, and what is no text to begin with.
+    let unclear = text.contains(['"', '\'', '\\', '`', '|', '&', ';', '<', '>', '$'])
+        || (plain && not_a_text(text).is_some());
+    if !of_texts || unclear {
+        return None;
+    }
+    let words: Vec<&str> = match text.contains(char::is_whitespace) {
+        true => text.split_whitespace().map(|word| word.trim_matches(',')).collect(),
+        false => text.split(',').collect(),
+    };
+    let items: Vec<String> = words.into_iter().filter(|word| !word.is_empty()).map(written).collect();
+    (!items.is_empty()).then(|| items.join(", "))
+}
+
 fn equals(value: &Value, scalar: &Scalar<'_>) -> bool {
     match (value, scalar) {
         (Value::Bool(a), Scalar::Bool(b)) => a == b,
@@ -712,6 +748,7 @@ fn sketch(key: &str, rule: &Rule) -> String {
     let value = match (rule.values.first(), rule.kinds.first(), &rule.example) {
         (Some(Value::String(text)), ..) => text.clone(),
         (Some(value), ..) => value.to_string(),
+        (None, Some(Kind::Text), Some(example)) => written(example),
         (None, _, Some(example)) => example.clone(),
         (None, Some(Kind::Boolean), None) => "true".to_owned(),
         (None, Some(Kind::List), None) => "[...]".to_owned(),

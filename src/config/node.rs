@@ -213,6 +213,19 @@ fn number(text: &str) -> Option<Number> {
     text.parse().ok().and_then(Number::from_f64)
 }
 
+/// A text as it is to be written, even in a list in brackets: in quotes where it needs them.
+pub(crate) fn written(text: &str) -> String {
+    let begins = text.starts_with(|c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '+'));
+    let plain = begins
+        && text != "-"
+        && text
+            .chars()
+            .all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '+' | '=' | '@' | ':' | '%'))
+        && !text.ends_with(':')
+        && not_a_text(text).is_none();
+    if plain { text.to_owned() } else { format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")) }
+}
+
 /// Why a plain scalar is not safe as a text: YAML 1.1 or 1.2 takes it for something else.
 pub(crate) fn not_a_text(text: &str) -> Option<&'static str> {
     if is_null(text) {

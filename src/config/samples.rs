@@ -109,6 +109,68 @@ mod behaviour {
     }
 
     #[test]
+    fn what_a_hint_says_is_taken_when_it_is_written() {
+        let base = |more: &str| minimal().replace("    names: [shop.example.com]\n", more);
+        let names = "    names: [shop.example.com]\n";
+        let at_target =
+            |files: &str| base(&format!("{names}    deploy: [{{ files: {{ directory: out, {files} }} }}]\n"));
+        let with_mode = |mode: &str| base(&format!("{names}    deploy: [{{ target: edge, {mode} }}]\n"));
+        let reload = "systemctl reload nginx";
+        for (text, hint, mended) in [
+            (
+                at_target(&format!("reload: {reload}")),
+                "write it as a list: `reload: [systemctl, reload, nginx]`",
+                at_target("reload: [systemctl, reload, nginx]"),
+            ),
+            (
+                at_target("reload: \"kill -1 7, true *.pid\""),
+                "write it as a list: `reload: [kill, \"-1\", \"7\", \"true\", \"*.pid\"]`",
+                at_target("reload: [kill, \"-1\", \"7\", \"true\", \"*.pid\"]"),
+            ),
+            (
+                at_target("reload: \"sh -c 'nginx -s reload'\""),
+                "write a list: `reload: [...]`",
+                at_target("reload: [sh, -c, nginx -s reload]"),
+            ),
+            (
+                base("    names: no\n"),
+                "write a list: `names: [\"shop.example.com\",\"*.shop.example.com\"]`",
+                base("    names: [\"shop.example.com\",\"*.shop.example.com\"]\n"),
+            ),
+            (
+                base("    names: a.example.com,b.example.com\n"),
+                "write it as a list: `names: [a.example.com, b.example.com]`",
+                base("    names: [a.example.com, b.example.com]\n"),
+            ),
+            (
+                base("    names: \"*.example.com, b.example.org\"\n"),
+                "write it as a list: `names: [\"*.example.com\", b.example.org]`",
+                base("    names: [\"*.example.com\", b.example.org]\n"),
+            ),
+            (base(&format!("{names}    deploy: edge\n")), "write a list: `deploy: [...]`", minimal()),
+            (
+                base(&format!("{names}    renew: {{ before: 0.5 }}\n")),
+                "for example `1/3`",
+                base(&format!("{names}    renew: {{ before: 1/3 }}\n")),
+            ),
+            (with_mode("mode: 640"), "for example `\"0640\"`", with_mode("mode: \"0640\"")),
+            (with_mode("mode: 0600"), "write it in quotes: `\"0600\"`", with_mode("mode: \"0600\"")),
+            (
+                base(&format!("{names}    key: {{ rotation: no }}\n")),
+                "allowed: `always`, `never`",
+                base(&format!("{names}    key: {{ rotation: never }}\n")),
+            ),
+        ] {
+            let error = read(&text).unwrap_err();
+            let said = error.diagnostics().unwrap();
+            assert_eq!(said.len(), 1, "{said}");
+            let help = &said.iter().next().unwrap().help;
+            assert!(help.iter().any(|help| help == hint), "{hint}: {said}");
+            assert!(read(&mended).is_ok(), "{}", read(&mended).unwrap_err());
+        }
+    }
+
+    #[test]
     fn two_deployments_to_one_place_are_an_error() {
         for other in ["files: { directory: out }", "files: { directory: out, reload: [\"true\"] }"] {
             let text =
