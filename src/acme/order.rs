@@ -97,6 +97,11 @@ impl Order {
             .collect::<Result<NameSet, _>>()?;
         let authorizations =
             list("authorizations").ok_or_else(|| malformed("there are no `authorizations`"))?;
+        // One is for one of the names, of which an apex and its wildcard are two: those beyond could prove nothing.
+        if authorizations.len() > names.len() {
+            let reason = format!("it has {} authorizations for {} names", authorizations.len(), names.len());
+            return Err(malformed(&reason));
+        }
         let status = value.get("status").and_then(Value::as_str);
         let finalize = value.get("finalize").ok_or_else(|| malformed("there is no `finalize`"))?;
         Ok(Self {

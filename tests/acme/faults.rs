@@ -366,6 +366,34 @@ async fn an_order_for_other_names_is_refused() {
 }
 
 #[tokio::test]
+async fn an_order_with_more_authorizations_than_names_is_refused() {
+    let fake = Fake::start(|call, base| {
+        let mut body = order(base, "pending");
+        body["authorizations"] = (0..50_000).map(|number| json!(format!("{base}/authz/{number}"))).collect();
+        let reply = Reply::json(201, body).with("location", format!("{base}/order/1"));
+        call.path.starts_with("/order").then_some(reply)
+    })
+    .await;
+    let error = fake.session().new_order(&names(&["a.example"]), None, None).await.unwrap_err();
+    assert!(matches!(error, AcmeError::Malformed { order: Some(_), .. }), "{error:?}");
+    assert!(error.to_string().contains("50000 authorizations for 1 names"), "{error}");
+
+    // An apex and its wildcard are proved separately.
+    let fake = Fake::start(|call, base| {
+        let mut body = order(base, "pending");
+        body["identifiers"] =
+            json!([{ "type": "dns", "value": "a.example" }, { "type": "dns", "value": "*.a.example" }]);
+        body["authorizations"] = json!([format!("{base}/authz/1"), format!("{base}/authz/2")]);
+        let reply = Reply::json(201, body).with("location", format!("{base}/order/1"));
+        (call.path == "/order").then_some(reply)
+    })
+    .await;
+    let both = names(&["a.example", "*.a.example"]);
+    let found = fake.session().new_order(&both, None, None).await.unwrap();
+    assert_eq!(found.authorizations.len(), 2);
+}
+
+#[tokio::test]
 async fn a_status_that_nobody_knows_is_waited_out_within_the_patience() {
     let fake =
         Fake::start(on!("/order/1", |_, base| Some(Reply::json(200, order(base, "frobbed\u{7}"))))).await;
