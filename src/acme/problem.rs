@@ -9,6 +9,9 @@ const NAMESPACE: &str = "urn:ietf:params:acme:error:";
 /// The longest text that is taken over from a server.
 const LONGEST: usize = 1000;
 
+/// How many subproblems are told. State keeps the text of a problem, and logs have it in one line.
+const SHOWN: usize = 5;
+
 /// A problem document ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)), safe to print: its texts hold no control
 /// characters and are bounded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,7 +59,7 @@ impl Problem {
                 .get("subproblems")
                 .and_then(Value::as_array)
                 .map(|items| {
-                    let found = items.iter().take(200).map(Subproblem::from_value);
+                    let found = items.iter().map(Subproblem::from_value);
                     found.filter(|subproblem| *subproblem != Subproblem::default()).collect()
                 })
                 .unwrap_or_default(),
@@ -78,10 +81,13 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_problem(f, &self.kind, &self.detail)?;
-        for subproblem in &self.subproblems {
+        for subproblem in self.subproblems.iter().take(SHOWN) {
             write!(f, "; {subproblem}")?;
         }
-        Ok(())
+        match self.subproblems.len() {
+            0..=SHOWN => Ok(()),
+            all => write!(f, "; and {} more", all - SHOWN),
+        }
     }
 }
 
@@ -147,6 +153,20 @@ mod tests {
             problem.to_string(),
             "Some identifiers rejected (malformed); `a.example`: blocked (rejectedIdentifier)"
         );
+    }
+
+    #[test]
+    fn of_many_subproblems_a_few_are_told() {
+        let subproblems: Vec<Value> = (0..1_000)
+            .map(|number| {
+                let identifier = serde_json::json!({ "type": "dns", "value": format!("n{number}.example") });
+                serde_json::json!({ "detail": "blocked", "identifier": identifier })
+            })
+            .collect();
+        let body = serde_json::json!({ "detail": "rejected", "subproblems": subproblems });
+        let said = Problem::from_value(&body).unwrap().to_string();
+        assert!(said.starts_with("rejected; `n0.example`: blocked; `n1.example`"), "{said}");
+        assert!(said.ends_with("`n4.example`: blocked; and 995 more"), "{said}");
     }
 
     #[test]
