@@ -8,14 +8,23 @@ use std::time::Instant;
 use certplan::acme::AccountKey;
 use certplan::acme::AcmeClient;
 use certplan::acme::AcmeError;
+use certplan::acme::AcmeSettings;
 use certplan::acme::CertificateKey;
 use certplan::acme::ChainError;
 use certplan::acme::OrderStatus;
 use certplan::model::KeyType;
+use certplan_http::ProxySource;
+use rcgen::BasicConstraints;
 use rcgen::CertificateParams;
 use rcgen::DnType;
+use rcgen::IsCa;
 use rcgen::KeyPair;
+use rustls::ServerConfig;
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use url::Url;
 
 use crate::fake::Call;
 use crate::fake::Fake;
@@ -391,6 +400,32 @@ async fn an_order_with_more_authorizations_than_names_is_refused() {
     let both = names(&["a.example", "*.a.example"]);
     let found = fake.session().new_order(&both, None, None).await.unwrap();
     assert_eq!(found.authorizations.len(), 2);
+}
+
+#[tokio::test]
+async fn a_ca_that_serves_its_own_root_is_told_so() {
+    let mut root = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let certificate = root.self_signed(&key).unwrap();
+    let served = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], served)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let url = format!("https://localhost:{}/dir", listener.local_addr().unwrap().port());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let _ = acceptor.accept(stream).await;
+        }
+    });
+    let mut settings = AcmeSettings::new(Url::parse(&url).unwrap());
+    settings.proxy = ProxySource::None;
+    settings.ca_bundle = Some(certificate.pem().into_bytes());
+    let error = AcmeClient::new(settings).unwrap().directory().await.unwrap_err().to_string();
+    assert!(error.contains("invalid peer certificate: it is a CA's, and not one for a server"), "{error}");
 }
 
 #[tokio::test]

@@ -135,7 +135,7 @@ fn tls_failure(error: &(dyn StdError + 'static)) -> Option<String> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return certain(tls).then(|| crate::text::printable(&tls.to_string(), 300));
+            return certain(tls).then(|| crate::text::printable(&tls_reason(tls), 300));
         }
         // `source` of an I/O error skips the error that it wraps.
         let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
@@ -145,6 +145,19 @@ fn tls_failure(error: &(dyn StdError + 'static)) -> Option<String> {
         };
     }
     None
+}
+
+/// What a TLS error says. Of those of the verifier that the library has no variant for it prints the code.
+fn tls_reason(error: &rustls::Error) -> String {
+    let rustls::Error::InvalidCertificate(rustls::CertificateError::Other(rustls::OtherError(cause))) = error
+    else {
+        return error.to_string();
+    };
+    match cause.to_string().as_str() {
+        // webpki has no words for it but the name of its variant.
+        "CaUsedAsEndEntity" => "invalid peer certificate: it is a CA's, and not one for a server".to_owned(),
+        other => format!("invalid peer certificate: {other}"),
+    }
 }
 
 /// Whether a TLS error comes from the handshake and stays as long as nobody changes something.
