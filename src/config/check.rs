@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::collections::HashSet;
 
 use serde_json::Value;
-use serde_json::json;
 
 use super::diagnostic::Diagnostic;
 use super::diagnostic::Report;
@@ -24,6 +23,9 @@ use super::path::could_be_path;
 use super::render::names_a_secret;
 use super::rule::Kind;
 use super::rule::Rule;
+use super::sketch::as_list;
+use super::sketch::example;
+use super::sketch::sketch;
 use super::span::Span;
 use crate::model::IDENTITY;
 use crate::model::IDENTITY_FILE;
@@ -691,24 +693,6 @@ fn is_option(scalar: &Scalar<'_>, rule: &Rule) -> bool {
     rule.values.is_empty() || rule.values.iter().any(|value| equals(value, scalar))
 }
 
-/// The items of a list that somebody has written as one text; `None` where they cannot be told.
-fn as_list(text: &str, plain: bool, rule: &Rule) -> Option<String> {
-    let of_texts =
-        rule.items.as_ref().is_some_and(|item| item.kinds.is_empty() || item.kinds.contains(&Kind::Text));
-    // What only a shell takes apart, and what is no text to begin with.
-    let unclear = text.contains(['"', '\'', '\\', '`', '|', '&', ';', '<', '>', '$'])
-        || (plain && not_a_text(text).is_some());
-    if !of_texts || unclear {
-        return None;
-    }
-    let words: Vec<&str> = match text.contains(char::is_whitespace) {
-        true => text.split_whitespace().map(|word| word.trim_matches(',')).collect(),
-        false => text.split(',').collect(),
-    };
-    let items: Vec<String> = words.into_iter().filter(|word| !word.is_empty()).map(written).collect();
-    (!items.is_empty()).then(|| items.join(", "))
-}
-
 fn equals(value: &Value, scalar: &Scalar<'_>) -> bool {
     match (value, scalar) {
         (Value::Bool(a), Scalar::Bool(b)) => a == b,
@@ -717,44 +701,4 @@ fn equals(value: &Value, scalar: &Scalar<'_>) -> bool {
         (Value::String(a), Scalar::Text(b)) => a == b,
         _ => false,
     }
-}
-
-/// A value of the kind that is asked for. No more than its form is right.
-fn example(rule: &Rule) -> Value {
-    if rule.secret {
-        return json!({ "env": "NAME" });
-    }
-    if let Some(value) = rule.values.first() {
-        return value.clone();
-    }
-    if let Some(part) = rule.branches.iter().chain(&rule.all).next() {
-        return example(part);
-    }
-    match rule.kinds.first() {
-        Some(Kind::Boolean) => Value::Bool(false),
-        Some(Kind::Integer | Kind::Number) => json!(rule.minimum.unwrap_or(1.0).ceil() as i64),
-        Some(Kind::List) => rule.items.iter().map(|item| example(item)).collect(),
-        Some(Kind::Map) => rule
-            .required
-            .iter()
-            .filter_map(|key| Some((key.clone(), example(rule.properties.get(key)?))))
-            .collect(),
-        Some(Kind::Text) | None => rule.example.clone().unwrap_or_else(|| "example".to_owned()).into(),
-    }
-}
-
-/// What to add for a missing key.
-fn sketch(key: &str, rule: &Rule) -> String {
-    let value = match (rule.values.first(), rule.kinds.first(), &rule.example) {
-        (Some(Value::String(text)), ..) => text.clone(),
-        (Some(value), ..) => value.to_string(),
-        (None, Some(Kind::Text), Some(example)) => written(example),
-        (None, _, Some(example)) => example.clone(),
-        (None, Some(Kind::Boolean), None) => "true".to_owned(),
-        (None, Some(Kind::List), None) => "[...]".to_owned(),
-        (None, Some(Kind::Map), None) => "{ ... }".to_owned(),
-        (None, ..) if rule.secret => "{ env: NAME }".to_owned(),
-        (None, ..) => "...".to_owned(),
-    };
-    format!("{key}: {value}")
 }

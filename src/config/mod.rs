@@ -23,6 +23,7 @@ mod rule;
 #[cfg(test)]
 mod samples;
 mod schema;
+mod sketch;
 mod source;
 mod span;
 
