@@ -8,6 +8,8 @@ use regex::Regex;
 use serde_json::Map;
 use serde_json::Value;
 
+use super::node::Scalar;
+
 /// A type of JSON Schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -151,6 +153,18 @@ impl<'a> Compiler<'a> {
 }
 
 impl Rule {
+    /// Whether a scalar is one of the values that are allowed.
+    pub(crate) fn allows(&self, scalar: &Scalar<'_>) -> bool {
+        let equals = |value: &Value| match (value, scalar) {
+            (Value::Bool(a), Scalar::Bool(b)) => a == b,
+            (Value::Null, Scalar::Null) => true,
+            (Value::Number(a), Scalar::Number(b)) => a == b,
+            (Value::String(a), Scalar::Text(b)) => a == b,
+            _ => false,
+        };
+        self.values.is_empty() || self.values.iter().any(equals)
+    }
+
     /// schemars gives documented variants as alternatives of one value each: they are one list of values.
     fn merge_enumerations(&mut self) {
         let (plain, other): (Vec<_>, Vec<_>) = std::mem::take(&mut self.branches)
