@@ -35,6 +35,7 @@ mod folders;
 mod guard;
 mod look;
 mod place;
+mod placing;
 mod step;
 mod store;
 mod target;
