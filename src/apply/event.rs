@@ -50,6 +50,13 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         help: Option<String>,
     },
+    /// Another run changed the address since it was planned; nothing was done.
+    ApplyOvertaken {
+        /// The address.
+        address: Address,
+        /// How.
+        message: String,
+    },
     /// A DNS provider has trouble with a zone, and is tried again; told at the first time.
     DnsRetry {
         /// The provider.

@@ -286,8 +286,8 @@ impl Apply {
         let error = if self.context.cancel.is_cancelled() { ApplyError::Interrupted } else { error };
         let message = message_of(&error);
         self.reporter.report(match error {
-            // Nor may what another run did.
-            ApplyError::Stale { .. } => Event::Warning { address: address.clone(), message },
+            // Nor is what another run did.
+            ApplyError::Stale { .. } => Event::ApplyOvertaken { address: address.clone(), message },
             _ => Event::ApplyErrored { address: address.clone(), message, help: error.help() },
         });
         outcome.failed.insert(address, error);

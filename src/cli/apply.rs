@@ -15,6 +15,7 @@ use crate::apply::Reporter;
 use crate::apply::World;
 use crate::config;
 use crate::dns01::ZoneWriters;
+use crate::model::Address;
 use crate::plan::ExitClass;
 use crate::plan::Plan;
 use crate::plan::SavedPlan;
@@ -177,26 +178,51 @@ pub(crate) async fn execute(
     interruptible(cancel.clone(), ui);
     let mut outcome = perform(project, clients, &planned, context, args, lines.clone(), ui).await?;
     if !overtaken(&outcome).is_empty() && !cancel.is_cancelled() {
-        let (clients, context) =
-            (project.clients(args.parallelism, &cancel)?, project.context(cancel.clone()));
-        let again = plan_again(project, &clients, &options, &context, &mut outcome).await?;
-        // What nobody approved as it is now is left; without a question everything is approved.
-        if args.auto_approve && reviewed.is_none() && !again.plan.is_empty() {
-            match &lines {
-                Some(lines) => lines.plan(&again.plan),
-                None => ui.data(&render::plan::text(&again.plan, ui.colors_stdout()))?,
-            }
-            let names = overtaken(&outcome);
-            outcome
-                .failed
-                .retain(|address, _| !address.certificate().is_some_and(|name| names.contains(name)));
-            let more = perform(project, clients, &again, context, args, lines.clone(), ui).await?;
-            outcome.done.extend(more.done);
-            outcome.failed.extend(more.failed);
-            outcome.accounts += more.accounts;
+        let approved = args.auto_approve && reviewed.is_none();
+        if let Err(error) =
+            catch_up(project, &options, approved, args, &lines, &cancel, &mut outcome, ui).await
+        {
+            ui.warn(&format!("what another run has changed could not be planned again: {error}"));
         }
     }
+    if !overtaken(&outcome).is_empty() {
+        ui.alert(
+            "what another run has changed was left as it is: `certplan plan` shows what there is to do now",
+        );
+    }
     Ok(conclude(&planned.plan, &outcome, stale, args, lines.as_deref(), ui))
+}
+
+/// Plans again what another run has changed, and does what is left of it where nobody has to approve that.
+#[expect(clippy::too_many_arguments, reason = "a part of `execute`, whose state it goes on with")]
+async fn catch_up(
+    project: &Project,
+    options: &crate::plan::PlanOptions,
+    approved: bool,
+    args: &WorkArgs,
+    lines: &Events,
+    cancel: &CancellationToken,
+    outcome: &mut Outcome,
+    ui: Ui,
+) -> Result<(), CliError> {
+    let clients = project.clients(args.parallelism, cancel)?;
+    let context = project.context(cancel.clone());
+    let again = plan_again(project, &clients, options, &context, outcome).await?;
+    if !approved || again.plan.is_empty() {
+        return Ok(());
+    }
+    match lines {
+        Some(lines) => lines.plan(&again.plan),
+        None => ui.data(&render::plan::text(&again.plan, ui.colors_stdout()))?,
+    }
+    let more = perform(project, clients, &again, context, args, lines.clone(), ui).await?;
+    for name in again.plan.certificates_at_work() {
+        outcome.failed.remove(&Address::Certificate(name.clone()));
+    }
+    outcome.done.extend(more.done);
+    outcome.failed.extend(more.failed);
+    outcome.accounts += more.accounts;
+    Ok(())
 }
 
 fn approve(ui: Ui) -> Result<(), CliError> {
@@ -213,6 +239,8 @@ fn interruptible(cancel: CancellationToken, ui: Ui) {
     tokio::spawn(async move {
         let Ok(mut signals) = Signals::new() else { return };
         signals.next().await;
+        // A terminal that goes away may say so twice.
+        signals.hang_up = None;
         ui.alert("interrupted: finishing what is in flight; once more ends at once");
         cancel.cancel();
         signals.next().await;

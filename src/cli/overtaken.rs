@@ -23,7 +23,9 @@ pub(super) fn overtaken(outcome: &Outcome) -> BTreeSet<Name> {
 }
 
 /// Plans once more what was overtaken, for the other run may have done all that there was to do: then it is done here, too.
-/// Returns what is still to be done of it.
+/// Returns what can be done of the rest; what cannot, or waits, stays overtaken.
+///
+/// What `--replace` asked for is left: whether the other run has done it is for whoever asked to say.
 pub(super) async fn plan_again(
     project: &Project,
     clients: &Clients,
@@ -31,13 +33,22 @@ pub(super) async fn plan_again(
     context: &Context,
     outcome: &mut Outcome,
 ) -> Result<Planned, CliError> {
-    let names = overtaken(outcome);
+    let mut names = overtaken(outcome);
+    names.retain(|name| !options.replace.iter().any(|asked| asked.certificate() == Some(name)));
     let mut again = planning::plan(project, clients, options, context).await?;
-    let concerns = |address: &Address| address.certificate().is_some_and(|name| names.contains(name));
-    again.plan.changes.retain(|change| concerns(&change.address));
-    let failed = again.plan.errors.iter().filter_map(|error| error.address.as_ref()?.certificate());
-    let left: BTreeSet<&Name> = again.plan.certificates_at_work().into_iter().chain(failed).collect();
-    for name in names.iter().filter(|name| !left.contains(name)) {
+    context.check()?;
+    let errors: Vec<Option<&Name>> =
+        again.plan.errors.iter().map(|error| error.address.as_ref().and_then(Address::certificate)).collect();
+    if errors.contains(&None) {
+        // Of an issuer, or of the plan as a whole.
+        names.clear();
+    }
+    let waiting = again.plan.deferred.iter().map(|deferral| deferral.address.certificate());
+    let unsettled: BTreeSet<&Name> = errors.iter().copied().chain(waiting).flatten().collect();
+    names.retain(|name| !unsettled.contains(name));
+    again.plan.retain(|address| address.certificate().is_some_and(|name| names.contains(name)));
+    let at_work = again.plan.certificates_at_work();
+    for name in names.iter().filter(|name| !at_work.contains(name)) {
         outcome.failed.remove(&Address::Certificate(name.clone()));
         outcome.done.insert(name.clone());
     }

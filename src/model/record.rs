@@ -71,10 +71,11 @@ impl CertificateRecord {
         }
     }
 
-    /// Whether a target holds something of somebody else, which no removal takes away.
+    /// Whether a target holds somebody else's certificate in our place, which no removal takes away. Something foreign
+    /// instead of our place is the target's to tell from what else it has of ours.
     pub fn is_foreign(&self, target: &Name, held: &Deployed) -> bool {
         let tells = held.fingerprint.is_some() || held.serial.is_some();
-        held.refusal.is_some() || (tells && !self.knows(target, held))
+        held.refusal.is_none() && tells && !self.knows(target, held)
     }
 
     /// Leaves out the documents: chains and sealed keys, most of a record's octets, and what no plan looks at.

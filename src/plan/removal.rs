@@ -172,7 +172,6 @@ impl<'a> Planner<'a> {
             if let Some(foreign) = foreign {
                 change.reason = Reason::ForgetBecauseTargetDiffers;
                 change.details.found = foreign.fingerprint;
-                change.details.deviations = foreign.refusal.iter().cloned().collect();
             }
             if recorded.on_remove == OnRemove::Keep || foreign.is_some() {
                 change.action = Action::Forget;

@@ -153,6 +153,28 @@ async fn an_apply_that_waits_for_the_lease_finds_the_work_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_apply_that_waited_for_one_that_failed_calls_nothing_done() {
+    let world = World::new().await;
+    let mut faults = world.sandbox.faults();
+    // The CA looks late, and does not find the values; certplan itself does not look.
+    faults.dns.lag = Duration::from_secs(3600);
+    faults.validation_delay = Duration::from_secs(2);
+    world.sandbox.set_faults(faults);
+    let text = world.project.read("certplan.yaml");
+    let trusting =
+        |line| if str::contains(line, "propagation:") { "    propagation: provider" } else { line };
+    world.project.write("certplan.yaml", &text.lines().map(trusting).collect::<Vec<_>>().join("\n"));
+    let (mut child, mut lines) = world.project.apply_events(&[]);
+    assert!(lines.any(|line| line.is_ok_and(|line| line.contains("\"order_created\""))));
+    let second = world.project.certplan(&["apply", "--auto-approve", "--lock-timeout", "60s"]);
+    assert!(lines.all(|line| line.is_ok()));
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+    assert_eq!(second.code, Some(4), "{second}");
+    assert!(second.stderr.contains("overtaken: "), "{second}");
+    assert_eq!(world.issued().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn values_whose_confirmation_was_lost_are_removed_by_the_next_run() {
     let world = World::new().await;
     let mut faults = world.sandbox.faults();

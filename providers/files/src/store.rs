@@ -112,7 +112,7 @@ impl Store {
             let path = place.directory.join(OURS);
             let directory = match openat(CWD, &place.directory, FOLDER - OFlags::NOFOLLOW, Mode::empty()) {
                 Ok(directory) => directory,
-                Err(Errno::NOENT) => return Ok(None),
+                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
                 Err(error) => return Err(failed("open", &place.directory, error)),
             };
             check_path(&place.directory)?;

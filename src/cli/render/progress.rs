@@ -76,7 +76,10 @@ impl Reporter for Lines {
             || is_step && !self.steps;
         self.waiting().note(&event, !is_silent, Instant::now());
         match event {
-            Event::ApplyErrored { .. } | Event::DnsRetry { .. } | Event::Warning { .. } => {
+            Event::ApplyErrored { .. }
+            | Event::ApplyOvertaken { .. }
+            | Event::DnsRetry { .. }
+            | Event::Warning { .. } => {
                 self.ui.alert(&line);
             }
             _ if is_silent => {}
@@ -124,6 +127,7 @@ fn line(event: &Event) -> String {
             }
             line
         }
+        Event::ApplyOvertaken { address, message } => format!("{address}: overtaken: {}", escape(message)),
         Event::DnsRetry { message, .. } => format!("warning: {}", escape(message)),
         Event::Warning { address, message } => format!("{address}: warning: {}", escape(message)),
     }
@@ -291,7 +295,9 @@ impl Reporter for Live {
                     bar.set_message(step.describe());
                 }
             }
-            Event::ApplyComplete { address, .. } | Event::ApplyErrored { address, .. } => {
+            Event::ApplyComplete { address, .. }
+            | Event::ApplyErrored { address, .. }
+            | Event::ApplyOvertaken { address, .. } => {
                 self.close(address, &self.told.line(&event));
             }
             Event::DnsRetry { .. } | Event::Warning { .. } => {

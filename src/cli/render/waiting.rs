@@ -52,7 +52,9 @@ impl Waiting {
                     *at = At { step: step.describe(), since: now };
                 }
             }
-            Event::ApplyComplete { address, .. } | Event::ApplyErrored { address, .. } => {
+            Event::ApplyComplete { address, .. }
+            | Event::ApplyErrored { address, .. }
+            | Event::ApplyOvertaken { address, .. } => {
                 self.open.remove(address);
             }
             _ => {}

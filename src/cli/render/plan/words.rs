@@ -64,11 +64,10 @@ pub(super) fn why(change: &ResourceChange, now: Timestamp) -> String {
             "it is no longer in the configuration, which said `on_remove: keep`".to_owned()
         }
         "forget_because_target_differs" => {
-            let found = details.found.map(|found| format!("another certificate, {}", found.short()));
-            let found = details.deviations.first().map(|foreign| escape_line(foreign)).or(found);
+            let found = details.found.map(|found| format!(", {}", found.short()));
             format!(
-                "it is no longer in the configuration, and what its target holds by now stays: {}",
-                found.unwrap_or_else(|| "another certificate".to_owned())
+                "it is no longer in the configuration, and what its target holds by now stays: another certificate{}",
+                found.unwrap_or_default()
             )
         }
         "forget_because_never_issued" => {
