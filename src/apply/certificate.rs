@@ -234,14 +234,21 @@ impl Apply {
 
     /// Removes what an operation has left in the world, and forgets it.
     pub(super) async fn abandon(&self, journal: &mut Journal) -> Result<(), ApplyError> {
-        self.close_operation(journal).await
+        self.remove_txt(journal).await?;
+        let left = self.settle_unfinished(journal).await?;
+        self.tell_left(journal, left);
+        self.forget_operation(journal).await
     }
 
     /// Closes the operation: the hand-off goes first, for no key of a closed operation may be readable, and no TXT value
     /// that it lists is left.
     pub(super) async fn close_operation(&self, journal: &mut Journal) -> Result<(), ApplyError> {
         self.remove_txt(journal).await?;
-        self.settle_unfinished(journal).await?;
+        ApplyError::collect(self.settle_unfinished(journal).await?)?;
+        self.forget_operation(journal).await
+    }
+
+    async fn forget_operation(&self, journal: &mut Journal) -> Result<(), ApplyError> {
         let Some(operation) = &journal.record().operation else { return Ok(()) };
         if !operation.deployments.is_empty() && self.needs_handoff(operation) {
             // Once the hand-off is gone nothing can be deployed again, so that what was deployed is noted before.

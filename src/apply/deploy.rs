@@ -154,7 +154,8 @@ impl Apply {
             journal.record_mut().operation = Some(Box::new(operation));
         }
         // A deployment that moved before it was finished leaves its old place when it is committed.
-        self.settle_unfinished(journal).await?;
+        let left = self.settle_unfinished(journal).await?;
+        self.tell_left(journal, left);
         for deployment in due {
             let target = self.target(&deployment.target)?;
             let slot = slot(&*target, &work.name, deployment)?;
@@ -396,22 +397,21 @@ impl Apply {
         record: &CertificateRecord,
     ) -> Result<(), ApplyError> {
         let slot = &deployed.slot;
-        let failed = |source| ApplyError::Target { address: address.clone(), source };
-        let held = target.observe(&self.context, slot).await.map_err(failed)?;
         let location = slot.location.escape_debug();
-        let stays = if self.is_wanted(target, name, slot).await {
-            Some(format!("the configuration still deploys to `{location}`"))
-        } else {
-            held.as_ref().filter(|held| record.is_foreign(name, held)).map(|held| {
-                let found = held.fingerprint.map(|found| found.short());
-                let found =
-                    held.refusal.clone().or(found).unwrap_or_else(|| "another certificate".to_owned());
-                format!("`{location}` holds what certplan did not deploy there ({found})")
-            })
-        };
-        if let Some(why) = stays {
+        let stays = |why: String| {
             let message = format!("forgotten, and not removed: {why}");
             self.reporter.report(Event::Warning { address: address.clone(), message });
+        };
+        if self.is_wanted(target, name, slot).await {
+            stays(format!("the configuration still deploys to `{location}`"));
+            return Ok(());
+        }
+        let failed = |source| ApplyError::Target { address: address.clone(), source };
+        let held = target.observe(&self.context, slot).await.map_err(failed)?;
+        if let Some(held) = held.as_ref().filter(|held| record.is_foreign(name, held)) {
+            let found =
+                held.fingerprint.map_or_else(|| "another certificate".to_owned(), |found| found.short());
+            stays(format!("`{location}` holds what certplan did not deploy there ({found})"));
             return Ok(());
         }
         let receipt = deployed.receipt.as_ref();

@@ -11,7 +11,6 @@ use crate::model::CertificateRecord;
 use crate::model::DeploymentRecord;
 use crate::model::DeploymentStage;
 use crate::model::DesiredCertificate;
-use crate::model::Fingerprint;
 use crate::model::JournaledDeployment;
 use crate::model::Name;
 use crate::model::OnRemove;
@@ -30,13 +29,19 @@ use super::journal::Journal;
 impl Apply {
     /// Sees to what the operation deployed to places that the configuration no longer wants, when no run has finished that:
     /// it is remembered, and the next plan takes it away. Where a target's own place is remembered already, one that it
-    /// left is taken back at once.
+    /// left is taken back at once. Returns why that failed.
     ///
     /// # Errors
     /// [`ApplyError::Interrupted`] only.
-    pub(super) async fn settle_unfinished(&self, journal: &mut Journal) -> Result<(), ApplyError> {
+    pub(super) async fn settle_unfinished(
+        &self,
+        journal: &mut Journal,
+    ) -> Result<Vec<ApplyError>, ApplyError> {
         let record = journal.record();
-        let (Some(operation), Some(current)) = (&record.operation, &record.current) else { return Ok(()) };
+        let (Some(operation), Some(current)) = (&record.operation, &record.current) else {
+            return Ok(Vec::new());
+        };
+        let mut failures = Vec::new();
         let fingerprint = current.facts.fingerprint;
         let mut remembered = BTreeMap::new();
         let mut taken_back = Vec::new();
@@ -64,10 +69,13 @@ impl Apply {
                 continue;
             };
             if own.is_some() {
-                match self.take_back(&*target, name, journaled, fingerprint).await {
+                match self.take_back(&*target, name, journaled, record).await {
                     Ok(()) => taken_back.push(name.clone()),
                     Err(_) if self.context.cancel.is_cancelled() => return Err(ApplyError::Interrupted),
-                    Err(error) => may_hold(message_of(&error)),
+                    Err(source) => failures.push(ApplyError::Target {
+                        address: Address::Deployment(journal.name().clone(), name.clone()),
+                        source,
+                    }),
                 }
                 continue;
             }
@@ -98,30 +106,53 @@ impl Apply {
             note(journal, &name, DeploymentStage::RolledBack, None)?;
             self.step(Address::Deployment(journal.name().clone(), name), Step::RolledBack);
         }
-        Ok(())
+        Ok(failures)
     }
 
-    /// Takes back what a stopped run deployed to a place, as far as it did.
+    /// Tells of what could not be taken back, where the work goes on: nothing may hold a renewal up.
+    pub(super) fn tell_left(&self, journal: &Journal, failures: Vec<ApplyError>) {
+        for error in failures {
+            self.reporter.report(Event::Warning {
+                address: Address::Certificate(journal.name().clone()),
+                message: format!(
+                    "what a stopped run deployed could not be taken back: {}",
+                    message_of(&error)
+                ),
+            });
+        }
+    }
+
+    /// Takes back what a stopped run deployed to a place, as far as it did. What the configuration wants there by now, under
+    /// whatever name, and what is not of this certificate stays.
     async fn take_back(
         &self,
         target: &dyn DeployTarget,
         name: &Name,
         journaled: &JournaledDeployment,
-        fingerprint: Fingerprint,
+        record: &CertificateRecord,
     ) -> Result<(), ProviderError> {
         let slot = &journaled.slot;
-        if let Some(receipt) = &journaled.receipt {
-            return target.rollback(&self.context, slot, receipt).await;
-        }
-        let held = target.observe(&self.context, slot).await?;
-        let is_ours = held.as_ref().is_some_and(|held| held.fingerprint == Some(fingerprint));
-        if !is_ours || self.is_wanted(target, name, slot).await {
+        if self.is_wanted(target, name, slot).await {
             return Ok(());
         }
-        if journaled.before.is_some() {
-            return Err(ProviderError::conflict("what it replaced there is not known"));
+        match target.observe(&self.context, slot).await? {
+            Some(held) if !record.is_foreign(name, &held) => {}
+            _ => return Ok(()),
         }
-        target.remove(&self.context, slot, held.as_ref(), None).await
+        match &journaled.receipt {
+            Some(receipt) => target.rollback(&self.context, slot, receipt).await?,
+            None if journaled.before.is_some() => {
+                return Err(ProviderError::conflict("what it replaced there is not known"));
+            }
+            None => {}
+        }
+        // A deployment that found its own work in place has nothing to bring back.
+        match target.observe(&self.context, slot).await? {
+            Some(left) if journaled.before.is_none() && record.knows(name, &left) => {
+                target.remove(&self.context, slot, Some(&left), journaled.receipt.as_ref()).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether this plan leaves a deployment for later that the configuration wants and that needs the operation: one that it

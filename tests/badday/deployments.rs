@@ -394,6 +394,38 @@ fn a_deployment_that_moves_twice_before_it_was_finished_leaves_no_place_between(
     }
 }
 
+/// What a stopped run deployed between two places is taken back only where it is nobody's by now.
+#[test]
+fn a_place_between_that_is_wanted_under_another_name_is_not_taken_down() {
+    let world = World::new();
+    let configure = |deploy: &str| {
+        let text = world.config(&[("shop", &format!("names: [shop.example.test]\n    deploy: [{deploy}]"))]);
+        let targets = "targets: { web: { files: { directory: out } }, edge: { files: { directory: out } } }";
+        world.project.write("certplan.yaml", &format!("{text}{targets}\n"));
+    };
+    configure("{ target: web, name: old }");
+    let outcome = Inside::new(&world).run(&world);
+    assert!(outcome.failed.is_empty(), "{outcome:?}");
+    configure("{ target: web, name: between }");
+    let inside = Inside::new(&world);
+    stop_when_deployed(&inside);
+    assert_eq!(inside.run(&world).failed.len(), 1);
+
+    configure("{ target: web, name: old }, { target: edge, name: between }");
+    let between = world.project.path().join("out/between/fullchain.pem");
+    let inside = Inside::new(&world);
+    inside.hook(hook({
+        let between = between.clone();
+        move |call| {
+            assert!(call.what != "event" || between.exists(), "it was taken down before {}", call.at);
+            Ok(())
+        }
+    }));
+    let outcome = inside.run(&world);
+    assert!(outcome.failed.is_empty() && between.exists(), "{outcome:?}");
+    assert_eq!(record(&world, "shop").operation, None);
+}
+
 #[test]
 fn nothing_is_ordered_for_targets_that_would_all_refuse_it() {
     use std::os::unix::fs::PermissionsExt;

@@ -168,6 +168,36 @@ fn a_forged_place_takes_no_other_certificate_down() {
     let _ = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
 }
 
+/// What a stopped run deployed between two places is taken back from where the journal says.
+#[test]
+fn a_forged_deployment_takes_no_other_certificate_down() {
+    let (victim, world) = (World::with_shop(), World::with_shop());
+    let serves = victim.project.read("out/shop/fullchain.pem");
+    let folder = victim.project.path().join("out");
+    let version = fs::read_link(folder.join("shop")).expect("a link of certplan");
+    let version = version.file_name().expect("a version").to_str().expect("a name").to_owned();
+    for receipt in
+        [Some(serde_json::json!({ "version": version, "replaced": "nothing", "reloaded": false })), None]
+    {
+        forge(&world, |record, operation| {
+            let (name, deployment) = record.deployments.iter().next().expect("it is deployed");
+            let mut slot = deployment.slot.clone();
+            slot.location = folder.join("shop").display().to_string();
+            slot.parameters["directory"] = folder.display().to_string().into();
+            operation.stage = Stage::Deploying;
+            operation.key = None;
+            let stage = certplan::model::DeploymentStage::Deployed;
+            let receipt = receipt.clone().map(certplan::model::Receipt);
+            let journaled = certplan::model::JournaledDeployment { slot, stage, before: None, receipt };
+            operation.deployments = [(name.clone(), journaled)].into();
+        });
+        let run = world.project.certplan(&["apply", "--auto-approve"]);
+        no_panic(&run);
+        assert_eq!(victim.project.read("out/shop/fullchain.pem"), serves, "{run}");
+        let _ = world.project.certplan(&["plan", "--detailed-exitcode"]).expect(0);
+    }
+}
+
 /// A CA may give two orders the same pending authorization, and both journals list its value then.
 #[test]
 fn a_value_that_two_killed_operations_share_is_removed_by_the_last() {

@@ -104,6 +104,23 @@ fn what_another_project_deployed_there_is_not_taken_down() {
     }
 }
 
+/// Somebody put a folder of theirs in place of our link, and then takes the certificate out of the configuration.
+#[test]
+fn a_removal_beside_something_foreign_leaves_no_key_of_ours() {
+    let world = World::new();
+    configure(&world, OLD, &shop("old"));
+    let _ = world.project.certplan(&["apply", "--auto-approve"]).expect(0);
+    let place = world.project.path().join("out/shop");
+    std::fs::remove_file(&place).expect("it is a link");
+    std::fs::create_dir(&place).expect("a folder");
+    let theirs = world.project.write("out/shop/privkey.pem", "somebody's");
+    configure(&world, OLD, "  blog: { names: [blog.example.test] }\n");
+    let run =
+        world.project.certplan(&["apply", "--auto-approve", "--allow-remove", "certificate/shop"]).expect(0);
+    assert_eq!(std::fs::read_to_string(theirs).expect("it is theirs"), "somebody's", "{run}");
+    assert!(!world.project.path().join("out/.certplan").exists(), "{run}");
+}
+
 /// The identity of `keys:` alone opens the certificate's key, and not the account's.
 #[test]
 fn a_certificate_that_may_exist_outlives_a_run_that_cannot_go_on_with_it() {
