@@ -7,8 +7,10 @@ impl Planner<'_> {
     /// Warns of keys from before `keys:` was set, which whoever applies can open until they are renewed.
     pub(super) fn summarise_custody(&mut self) {
         let Some(encryption) = &self.desired.encryption else { return };
-        let applies_only = |recipient: &String| !encryption.keys.contains(recipient);
-        if encryption.keys.is_empty() || !encryption.recipients.iter().any(applies_only) {
+        let applies_only = |recipient: &String| {
+            encryption.recipients.contains(recipient) && !encryption.keys.contains(recipient)
+        };
+        if encryption.keys.is_empty() {
             return;
         }
         let is_open = |name| {

@@ -51,7 +51,7 @@ pub struct Leases {
     clock: Arc<dyn Clock>,
     /// Since when each of others' leases was seen not to move.
     seen: Arc<Mutex<BTreeMap<ObjectKey, (Version, Duration)>>>,
-    /// The runs that moved a lease since it was seen first.
+    /// The runs that moved a lease since it was seen first; of a lease that cannot be understood, its key.
     moving: Arc<Mutex<BTreeSet<String>>>,
     /// Set once all leases were looked at.
     looked: Arc<AtomicBool>,
@@ -146,7 +146,7 @@ impl Leases {
                 Err(error @ LeaseError::Held { .. }) if !cancel.is_cancelled() => error,
                 done => return done,
             };
-            if self.shows_life(&error) {
+            if self.shows_life(key, &error) {
                 return Err(error);
             }
             if let Some(told) = told.take() {
@@ -162,9 +162,16 @@ impl Leases {
     }
 
     /// Whether who holds a lease is known to be alive.
-    fn shows_life(&self, error: &LeaseError) -> bool {
-        let LeaseError::Held { holder: Some(holder), .. } = error else { return false };
-        holder.is_alive(&self.holder) || lock(&self.moving).contains(&holder.run)
+    fn shows_life(&self, key: &LeaseKey, error: &LeaseError) -> bool {
+        let moving = lock(&self.moving);
+        match error {
+            LeaseError::Held { holder: Some(holder), .. } => {
+                holder.is_alive(&self.holder) || moving.contains(&holder.run)
+            }
+            // A lease of another version, which only its key tells of.
+            LeaseError::Held { holder: None, .. } => moving.contains(key.object().as_str()),
+            _ => false,
+        }
     }
 
     /// Sees all leases once, so that those of a dead run go stale together and not one after the other.
@@ -173,7 +180,8 @@ impl Leases {
             return Ok(());
         }
         for key in self.store.list("leases/").await? {
-            let found = self.store.get(&key).await?;
+            // One that cannot be read is for whoever needs it.
+            let Ok(found) = self.store.get(&key).await else { continue };
             let current = found.as_ref().and_then(|found| LeaseObject::decode(&found.bytes));
             self.stale_in(&key, found.as_ref(), current.as_ref());
         }
@@ -229,8 +237,9 @@ impl Leases {
         let since = match seen.get(key) {
             Some((version, since)) if *version == found.version => *since,
             before => {
-                if let (Some(_), Some(current)) = (before, current) {
-                    lock(&self.moving).insert(current.holder.run.clone());
+                if before.is_some() {
+                    let who = current.map_or_else(|| key.to_string(), |current| current.holder.run.clone());
+                    lock(&self.moving).insert(who);
                 }
                 seen.insert(key.clone(), (found.version.clone(), now));
                 now

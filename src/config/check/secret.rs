@@ -77,6 +77,7 @@ impl Checker<'_> {
         for value in node.entries().iter().filter(|entry| entry.key != "env" && entry.key != "file") {
             self.report.mask(value.value.span);
         }
+        let mut fit = Fit::Whole;
         if let Some(value) = node.get("env")
             && let Some(name) = value.text()
             && [IDENTITY, IDENTITY_FILE].contains(&name)
@@ -84,21 +85,22 @@ impl Checker<'_> {
             let message = format!("{} is certplan's own: it leads to what opens all keys", quoted(name));
             let help = "write the name of the variable that holds this secret";
             self.report.push(Diagnostic::error("own-variable", value.span, message).help(help));
-            return Fit::Not;
+            fit = Fit::Not;
         }
         if let Some(value) = node.get("file")
             && let Some(path) = value.text()
             && let Some((message, help)) = bad_path(path)
         {
             self.report.push(Diagnostic::error("path", value.span, message).help(help));
-            return Fit::Not;
+            fit = Fit::Not;
         }
         let mut union = Rule { kinds: vec![Kind::Map], ..Rule::default() };
         for branch in &rule.branches {
             union.properties.extend(branch.properties.clone());
             union.one_of_keys.extend(branch.required.clone());
         }
-        self.judge(node, &union, key)
+        fit.and(self.judge(node, &union, key));
+        fit
     }
 }
 

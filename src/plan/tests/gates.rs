@@ -382,6 +382,22 @@ fn shop_of_another_ca(at: Timestamp, replaces: bool) -> World {
 }
 
 #[test]
+fn keys_that_who_applies_can_open_are_told_of_once_custody_is_hardened() {
+    let warned = |sealed: &[&str], keys: &[&str]| {
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let mut world = World::shop();
+        world.current("shop").key.recipients = list(sealed);
+        world.desired.encryption = Some(Encryption { recipients: list(&["ci"]), keys: list(keys) });
+        world.plan().warnings.iter().any(|warning| warning.message.contains("is from before `keys:`"))
+    };
+    assert!(warned(&["ci"], &["person"]));
+    assert!(!warned(&["person"], &["person"]));
+    // Other keys since: who applies opens it no more than before.
+    assert!(!warned(&["person"], &["another"]));
+    assert!(!warned(&["ci"], &[]));
+}
+
+#[test]
 fn a_key_is_for_who_applies_and_not_for_who_holds_all_keys() {
     let readable = |sealed: &[&str], recipients: &[&str], keys: &[&str]| {
         let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
