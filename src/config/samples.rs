@@ -87,6 +87,10 @@ mod behaviour {
     use super::*;
     use crate::registry::BUILTIN;
 
+    /// What takes seconds at most, without optimisation and on a machine that does other things; what is out of proportion takes
+    /// many minutes.
+    const PROMPT: Duration = Duration::from_secs(60);
+
     const RECIPIENT: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
 
     fn read(text: &str) -> Result<Loaded, LoadError> {
@@ -297,8 +301,7 @@ mod behaviour {
             let started = Instant::now();
             assert!(read(&text).is_err(), "{what}");
             let elapsed = started.elapsed();
-            // Without optimisation, on a machine that does other things.
-            assert!(elapsed < Duration::from_secs(8), "{what} took {elapsed:?}");
+            assert!(elapsed < PROMPT, "{what} took {elapsed:?}");
         }
     }
 
@@ -383,7 +386,7 @@ mod behaviour {
             }
             let elapsed = started.elapsed();
             println!("{what}: {elapsed:?}");
-            assert!(elapsed < Duration::from_secs(20), "{what} took {elapsed:?}");
+            assert!(elapsed < PROMPT, "{what} took {elapsed:?}");
         }
     }
 

@@ -218,6 +218,7 @@ impl<'a> Converter<'a> {
     pub(super) fn moved(&mut self) -> Vec<Moved> {
         let mut moves: BTreeMap<Name, (Name, Span)> = BTreeMap::new();
         let mut targets: HashMap<Name, Span> = HashMap::new();
+        let mut doubled = Vec::new();
         for item in self.root.get("moved").map_or(&[][..], Node::items) {
             let side = |key: &str| {
                 let (text, span) = item.text_of(key)?;
@@ -234,6 +235,7 @@ impl<'a> Converter<'a> {
             if let Some((_, first)) = moves.get(&from) {
                 let message = format!("{} is moved twice", quoted(from.as_str()));
                 self.push(Diagnostic::error("bad-move", from_span, message).related(*first, "first here"));
+                doubled.push((to, to_span));
                 continue;
             }
             if let Some(first) = targets.insert(to.clone(), to_span) {
@@ -241,6 +243,11 @@ impl<'a> Converter<'a> {
                 self.push(Diagnostic::error("bad-move", to_span, message).related(first, "first here"));
             }
             moves.insert(from, (to, to_span));
+        }
+        for (to, span) in doubled {
+            if !moves.contains_key(&to) && !self.is_defined("certificates", to.as_str()) {
+                self.unknown("bad-move", "certificate", "certificates", to.as_str(), span);
+            }
         }
         let ends = ends(&moves);
         let mut moved = Vec::new();

@@ -132,7 +132,8 @@ impl<'a> Converter<'a> {
         Some(DesiredCertificate {
             name: name.clone(),
             names,
-            issuer: issuer?,
+            // Without one nothing comes of it, and its deployments are compared with others all the same.
+            issuer: issuer.or_else(|| Name::new("missing").ok())?,
             profile,
             key,
             preferred_chain: text("preferred_chain"),
