@@ -50,6 +50,9 @@ impl Checker<'_> {
         if !node.items().is_empty() {
             self.report.mask(node.span);
         }
+        for value in node.entries().iter().filter(|entry| entry.key != "env" && entry.key != "file") {
+            self.report.mask(value.value.span);
+        }
         let variable = format!("write the variable's name: {}", quoted(&reference("NAME")));
         let path = format!("write the path of a file: {}", quoted(&format!("{key}: {{ file: PATH }}")));
         let literals = [
@@ -61,9 +64,9 @@ impl Checker<'_> {
             let value = node.get(key).filter(|value| value.text().is_some_and(|text| !is_reference(text)))?;
             Some((value.span, what, help))
         });
-        let mut is_literal = false;
+        let mut fit = Fit::Whole;
         for (span, what, help) in literals {
-            is_literal = true;
+            fit = Fit::Not;
             self.report.mask(span);
             self.report.push(
                 Diagnostic::error("literal-secret", span, format!("this is not {what}"))
@@ -71,13 +74,6 @@ impl Checker<'_> {
                     .help(help),
             );
         }
-        if is_literal {
-            return Fit::Not;
-        }
-        for value in node.entries().iter().filter(|entry| entry.key != "env" && entry.key != "file") {
-            self.report.mask(value.value.span);
-        }
-        let mut fit = Fit::Whole;
         if let Some(value) = node.get("env")
             && let Some(name) = value.text()
             && [IDENTITY, IDENTITY_FILE].contains(&name)
