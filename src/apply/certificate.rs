@@ -244,7 +244,15 @@ impl Apply {
     /// that it lists is left.
     pub(super) async fn close_operation(&self, journal: &mut Journal) -> Result<(), ApplyError> {
         self.remove_txt(journal).await?;
-        ApplyError::collect(self.settle_unfinished(journal).await?)?;
+        let left = self.settle_unfinished(journal).await?;
+        let lends_key =
+            journal.record().operation.as_ref().is_some_and(|operation| self.needs_handoff(operation));
+        if !left.is_empty() && !lends_key {
+            // The next run tries again. What this one has done is noted all the same.
+            journal.persist(Revise::Bump).await?;
+            return ApplyError::collect(left.into_iter().map(|left| left.error).collect());
+        }
+        self.tell_left(journal, left);
         self.forget_operation(journal).await
     }
 

@@ -425,7 +425,7 @@ impl Apply {
         journal: &mut Journal,
     ) -> Result<(), ApplyError> {
         if journal.record().operation.is_some() {
-            self.abandon(journal).await?;
+            self.close_operation(journal).await?;
         }
         let remembered = journal.record().deployments.keys();
         let planned: BTreeSet<&Name> =

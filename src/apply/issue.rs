@@ -479,7 +479,7 @@ impl Apply {
                 replaces: operation.replaces.is_some(),
             });
         }
-        self.close_operation(journal).await?;
+        self.abandon(journal).await?;
         self.open_operation(&issue, &operation.cause, "reissue_because_order_lost", journal).await?;
         self.issue(desired, journal).await
     }

@@ -26,6 +26,12 @@ use super::event::Event;
 use super::event::Step;
 use super::journal::Journal;
 
+/// What could not be taken back.
+pub(super) struct Left {
+    location: String,
+    pub(super) error: ApplyError,
+}
+
 impl Apply {
     /// Sees to what the operation deployed to places that the configuration no longer wants, when no run has finished that:
     /// it is remembered, and the next plan takes it away. Where a target's own place is remembered already, one that it
@@ -33,10 +39,7 @@ impl Apply {
     ///
     /// # Errors
     /// [`ApplyError::Interrupted`] only.
-    pub(super) async fn settle_unfinished(
-        &self,
-        journal: &mut Journal,
-    ) -> Result<Vec<ApplyError>, ApplyError> {
+    pub(super) async fn settle_unfinished(&self, journal: &mut Journal) -> Result<Vec<Left>, ApplyError> {
         let record = journal.record();
         let (Some(operation), Some(current)) = (&record.operation, &record.current) else {
             return Ok(Vec::new());
@@ -68,27 +71,32 @@ impl Apply {
                 may_hold("the target is gone from the configuration".to_owned());
                 continue;
             };
-            if own.is_some() {
+            let seen = target.observe(&self.context, &journaled.slot).await;
+            if own.is_some() || matches!(seen, Ok(None)) {
                 match self.take_back(&*target, name, journaled, record).await {
-                    Ok(()) => taken_back.push(name.clone()),
+                    Ok(true) => taken_back.push(name.clone()),
+                    Ok(false) => {}
                     Err(_) if self.context.cancel.is_cancelled() => return Err(ApplyError::Interrupted),
-                    Err(source) => failures.push(ApplyError::Target {
-                        address: Address::Deployment(journal.name().clone(), name.clone()),
-                        source,
-                    }),
+                    Err(source) => {
+                        let address = Address::Deployment(journal.name().clone(), name.clone());
+                        let error = ApplyError::Target { address, source };
+                        failures.push(Left { location: location.clone(), error });
+                    }
                 }
                 continue;
             }
-            let holds = match target.observe(&self.context, &journaled.slot).await {
-                Ok(Some(found)) => found.fingerprint.is_none_or(|found| found == fingerprint),
-                Ok(None) => false,
-                Err(_) if journaled.stage == DeploymentStage::Deployed => true,
+            let held = match seen {
+                Ok(Some(held)) if held.fingerprint.is_none() || record.knows(name, &held) => {
+                    Some(held.fingerprint.unwrap_or(fingerprint))
+                }
+                Ok(_) => None,
+                Err(_) if journaled.stage == DeploymentStage::Deployed => Some(fingerprint),
                 Err(error) => {
                     may_hold(message_of(&error));
-                    false
+                    None
                 }
             };
-            if holds {
+            if let Some(fingerprint) = held {
                 let record = DeploymentRecord {
                     kind: configured.kind.clone(),
                     slot: journaled.slot.clone(),
@@ -110,49 +118,61 @@ impl Apply {
     }
 
     /// Tells of what could not be taken back, where the work goes on: nothing may hold a renewal up.
-    pub(super) fn tell_left(&self, journal: &Journal, failures: Vec<ApplyError>) {
-        for error in failures {
+    pub(super) fn tell_left(&self, journal: &Journal, left: Vec<Left>) {
+        for Left { location, error } in left {
             self.reporter.report(Event::Warning {
                 address: Address::Certificate(journal.name().clone()),
                 message: format!(
-                    "what a stopped run deployed could not be taken back: {}",
+                    "`{}` may hold the certificate of a run that was stopped, and nobody removes it: {}",
+                    location.escape_debug(),
                     message_of(&error)
                 ),
             });
         }
     }
 
-    /// Takes back what a stopped run deployed to a place, as far as it did. What the configuration wants there by now, under
-    /// whatever name, and what is not of this certificate stays.
+    /// Takes back what a stopped run deployed to a place, as far as it did, and tells whether it may have been something.
+    /// What the configuration wants there by now, under whatever name, and what is not of this certificate stays.
     async fn take_back(
         &self,
         target: &dyn DeployTarget,
         name: &Name,
         journaled: &JournaledDeployment,
         record: &CertificateRecord,
-    ) -> Result<(), ProviderError> {
-        let slot = &journaled.slot;
+    ) -> Result<bool, ProviderError> {
+        let (slot, receipt) = (&journaled.slot, journaled.receipt.as_ref());
         if self.is_wanted(target, name, slot).await {
-            return Ok(());
+            return Ok(false);
         }
-        match target.observe(&self.context, slot).await? {
-            Some(held) if !record.is_foreign(name, &held) => {}
-            _ => return Ok(()),
-        }
-        match &journaled.receipt {
-            Some(receipt) => target.rollback(&self.context, slot, receipt).await?,
-            None if journaled.before.is_some() => {
-                return Err(ProviderError::conflict("what it replaced there is not known"));
+        let held = target.observe(&self.context, slot).await?;
+        let held = match held {
+            Some(held) if record.is_foreign(name, &held) => return Ok(false),
+            // Nothing in the place, or something foreign: what is ours beside it goes.
+            Some(held) if held.refusal.is_some() => {
+                target.remove(&self.context, slot, Some(&held), receipt).await?;
+                return Ok(true);
             }
-            None => {}
-        }
+            None => {
+                target.remove(&self.context, slot, None, receipt).await?;
+                return Ok(false);
+            }
+            Some(held) => held,
+        };
+        // What an earlier run of this certificate had put there is no loss.
+        let was_empty = journaled.before.as_ref().is_none_or(|before| record.knows(name, before));
+        let left = match receipt {
+            Some(receipt) => {
+                target.rollback(&self.context, slot, receipt).await?;
+                target.observe(&self.context, slot).await?
+            }
+            None if was_empty => Some(held),
+            None => return Err(ProviderError::conflict("what it replaced there is not known")),
+        };
         // A deployment that found its own work in place has nothing to bring back.
-        match target.observe(&self.context, slot).await? {
-            Some(left) if journaled.before.is_none() && record.knows(name, &left) => {
-                target.remove(&self.context, slot, Some(&left), journaled.receipt.as_ref()).await
-            }
-            _ => Ok(()),
+        if let Some(left) = left.filter(|left| was_empty && record.knows(name, left)) {
+            target.remove(&self.context, slot, Some(&left), receipt).await?;
         }
+        Ok(true)
     }
 
     /// Whether this plan leaves a deployment for later that the configuration wants and that needs the operation: one that it

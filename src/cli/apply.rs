@@ -185,6 +185,11 @@ pub(crate) async fn execute(
             ui.warn(&format!("what another run has changed could not be planned again: {error}"));
         }
     }
+    if cancel.is_cancelled() {
+        for name in overtaken(&outcome) {
+            outcome.failed.insert(Address::Certificate(name), ApplyError::Interrupted);
+        }
+    }
     if !overtaken(&outcome).is_empty() {
         ui.alert(
             "what another run has changed was left as it is: `certplan plan` shows what there is to do now",

@@ -362,7 +362,9 @@ fn a_deployment_that_moves_before_it_was_finished_leaves_its_old_place() {
 /// The configuration goes back to where a deployment was before a stopped run moved it, or on to a third place.
 #[test]
 fn a_deployment_that_moves_twice_before_it_was_finished_leaves_no_place_between() {
-    for (before, after) in [("old", "old"), ("old", "third")] {
+    for (before, after, again) in
+        [("old", "old", false), ("old", "third", false), ("old", "old", true), ("old", "third", true)]
+    {
         let world = World::new();
         let configure = |name: &str| {
             let deploy = format!("deploy: [{{ target: web, name: {name} }}]");
@@ -379,6 +381,15 @@ fn a_deployment_that_moves_twice_before_it_was_finished_leaves_no_place_between(
         stop_when_deployed(&inside);
         let outcome = inside.run(&world);
         assert_eq!((outcome.failed.len(), holds("between")), (1, true), "{outcome:?}");
+        if again {
+            // What it found there this time is its own, and it has no receipt of it.
+            let inside = Inside::new(&world);
+            inside.hook(hook(|call| match call.what {
+                "deploy" => Err(ProviderError::transient("no answer")),
+                _ => Ok(()),
+            }));
+            assert_eq!(inside.run(&world).failed.len(), 1);
+        }
 
         configure(after);
         let outcome = Inside::new(&world).run(&world);
