@@ -1,10 +1,13 @@
 //! Where a reference to a secret is due, and nothing of what stands there is to be shown.
 
+use std::sync::Arc;
+
 use super::Checker;
 use super::Fit;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::diagnostic::quoted;
 use crate::config::node::Content;
+use crate::config::node::Entry;
 use crate::config::node::Node;
 use crate::config::path::bad_path;
 use crate::config::path::could_be_path;
@@ -50,8 +53,22 @@ impl Checker<'_> {
         if !node.items().is_empty() {
             self.report.mask(node.span);
         }
-        for value in node.entries().iter().filter(|entry| entry.key != "env" && entry.key != "file") {
-            self.report.mask(value.value.span);
+        let is_reference = |entry: &Entry| {
+            (entry.key == "env" || entry.key == "file")
+                && matches!(entry.value.content, Content::Scalar { .. })
+        };
+        for entry in node.entries().iter().filter(|entry| !is_reference(entry)) {
+            self.report.mask(entry.value.span);
+            if entry.value.is_nothing() && entry.key != "env" && entry.key != "file" {
+                // A key without a value may be the secret.
+                self.report.mask(entry.span);
+                self.report.push(
+                    Diagnostic::error("literal-secret", entry.span, "this is no reference to a secret")
+                        .label("not shown: it may be a secret")
+                        .help(format!("say where it is found: {}", quoted(&reference("NAME")))),
+                );
+                return Fit::Not;
+            }
         }
         let variable = format!("write the variable's name: {}", quoted(&reference("NAME")));
         let path = format!("write the path of a file: {}", quoted(&format!("{key}: {{ file: PATH }}")));
@@ -62,11 +79,13 @@ impl Checker<'_> {
         .into_iter()
         .filter_map(|(key, is_reference, what, help)| {
             let value = node.get(key).filter(|value| value.text().is_some_and(|text| !is_reference(text)))?;
-            Some((value.span, what, help))
+            Some((key, value.span, what, help))
         });
         let mut fit = Fit::Whole;
-        for (span, what, help) in literals {
+        let mut said = Vec::new();
+        for (key, span, what, help) in literals {
             fit = Fit::Not;
+            said.push(key);
             self.report.mask(span);
             self.report.push(
                 Diagnostic::error("literal-secret", span, format!("this is not {what}"))
@@ -94,6 +113,10 @@ impl Checker<'_> {
         for branch in &rule.branches {
             union.properties.extend(branch.properties.clone());
             union.one_of_keys.extend(branch.required.clone());
+        }
+        for key in said {
+            // No more is said of what may be a secret: a message would show it.
+            union.properties.insert(key.to_owned(), Arc::default());
         }
         fit.and(self.judge(node, &union, key));
         fit
