@@ -32,6 +32,7 @@ use super::event::Step;
 use super::guard::guarded;
 use super::issue::NewKey;
 use super::journal::Journal;
+use super::unfinished::Left;
 
 /// Where the challenge of each name goes, by the name without its wildcard.
 pub(super) type Locations = BTreeMap<Fqdn, ChallengeLocation>;
@@ -245,15 +246,25 @@ impl Apply {
     pub(super) async fn close_operation(&self, journal: &mut Journal) -> Result<(), ApplyError> {
         self.remove_txt(journal).await?;
         let left = self.settle_unfinished(journal).await?;
+        ApplyError::collect(self.end_operation(journal, left).await?)
+    }
+
+    /// Closes an operation of which this is left; where that is to be tried again by the next run, it stays open, and what
+    /// this run has done is noted.
+    pub(super) async fn end_operation(
+        &self,
+        journal: &mut Journal,
+        left: Vec<Left>,
+    ) -> Result<Vec<ApplyError>, ApplyError> {
         let lends_key =
             journal.record().operation.as_ref().is_some_and(|operation| self.needs_handoff(operation));
         if !left.is_empty() && !lends_key {
-            // The next run tries again. What this one has done is noted all the same.
             journal.persist(Revise::Bump).await?;
-            return ApplyError::collect(left.into_iter().map(|left| left.error).collect());
+            return Ok(left.into_iter().map(|left| left.error).collect());
         }
         self.tell_left(journal, left);
-        self.forget_operation(journal).await
+        self.forget_operation(journal).await?;
+        Ok(Vec::new())
     }
 
     async fn forget_operation(&self, journal: &mut Journal) -> Result<(), ApplyError> {

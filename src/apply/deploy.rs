@@ -424,8 +424,11 @@ impl Apply {
         work: &CertificateWork,
         journal: &mut Journal,
     ) -> Result<(), ApplyError> {
+        let mut failures = Vec::new();
         if journal.record().operation.is_some() {
-            self.close_operation(journal).await?;
+            self.remove_txt(journal).await?;
+            let left = self.settle_unfinished(journal).await?;
+            failures = self.end_operation(journal, left).await?;
         }
         let remembered = journal.record().deployments.keys();
         let planned: BTreeSet<&Name> =
@@ -435,6 +438,7 @@ impl Apply {
             return Err(ApplyError::Stale { planned: work.base_revision, found: journal.revision() });
         }
         self.remove_deployments(work, journal).await?;
+        ApplyError::collect(failures)?;
         journal.archive(self.now()).await?;
         self.step(Address::Certificate(work.name.clone()), Step::Archived);
         Ok(())

@@ -8,6 +8,7 @@ use certplan_provider::message_of;
 
 use crate::model::Address;
 use crate::model::CertificateRecord;
+use crate::model::Deployed;
 use crate::model::DeploymentRecord;
 use crate::model::DeploymentStage;
 use crate::model::DesiredCertificate;
@@ -72,11 +73,15 @@ impl Apply {
                 continue;
             };
             let seen = target.observe(&self.context, &journaled.slot).await;
-            if own.is_some() || matches!(seen, Ok(None)) {
+            let is_beside =
+                matches!(&seen, Ok(held) if held.as_ref().is_none_or(|held| held.refusal.is_some()));
+            if own.is_some() || is_beside {
                 match self.take_back(&*target, name, journaled, record).await {
                     Ok(true) => taken_back.push(name.clone()),
                     Ok(false) => {}
                     Err(_) if self.context.cancel.is_cancelled() => return Err(ApplyError::Interrupted),
+                    // Nothing serves there, and nothing may ever have been written.
+                    Err(error) if own.is_none() => may_hold(message_of(&error)),
                     Err(source) => {
                         let address = Address::Deployment(journal.name().clone(), name.clone());
                         let error = ApplyError::Target { address, source };
@@ -145,32 +150,25 @@ impl Apply {
             return Ok(false);
         }
         let held = target.observe(&self.context, slot).await?;
-        let held = match held {
-            Some(held) if record.is_foreign(name, &held) => return Ok(false),
-            // Nothing in the place, or something foreign: what is ours beside it goes.
-            Some(held) if held.refusal.is_some() => {
-                target.remove(&self.context, slot, Some(&held), receipt).await?;
-                return Ok(true);
-            }
-            None => {
-                target.remove(&self.context, slot, None, receipt).await?;
-                return Ok(false);
-            }
-            Some(held) => held,
+        // Nothing in the place, or something foreign instead of our link: what is ours beside it goes.
+        let Some(held) = held.filter(|held| held.refusal.is_none()) else {
+            let seen = target.observe(&self.context, slot).await?;
+            target.remove(&self.context, slot, seen.as_ref(), receipt).await?;
+            return Ok(false);
         };
+        if record.is_foreign(name, &held) {
+            return Ok(false);
+        }
         // What an earlier run of this certificate had put there is no loss.
-        let was_empty = journaled.before.as_ref().is_none_or(|before| record.knows(name, before));
-        let left = match receipt {
-            Some(receipt) => {
-                target.rollback(&self.context, slot, receipt).await?;
-                target.observe(&self.context, slot).await?
-            }
-            None if was_empty => Some(held),
+        let is_own = |before: &Deployed| before.refusal.is_none() && !record.is_foreign(name, before);
+        if journaled.before.as_ref().is_none_or(is_own) {
+            // As any removal: the server is asked, and keeps what it still needs.
+            target.remove(&self.context, slot, Some(&held), receipt).await?;
+            return Ok(true);
+        }
+        match receipt {
+            Some(receipt) => target.rollback(&self.context, slot, receipt).await?,
             None => return Err(ProviderError::conflict("what it replaced there is not known")),
-        };
-        // A deployment that found its own work in place has nothing to bring back.
-        if let Some(left) = left.filter(|left| was_empty && record.knows(name, left)) {
-            target.remove(&self.context, slot, Some(&left), receipt).await?;
         }
         Ok(true)
     }

@@ -115,12 +115,12 @@ impl Store {
                 Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
                 Err(error) => return Err(failed("open", &place.directory, error)),
             };
-            check_path(&place.directory)?;
             match statat(&directory, OURS, AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => return Ok(None),
                 Err(error) => return Err(failed("look at", &path, error)),
                 Ok(_) => {}
             }
+            check_path(&place.directory)?;
             let ours = open_ours(&directory, &path)?;
             match statat(&ours, place.entry(), AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => return Ok(None),
