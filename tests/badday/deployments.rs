@@ -339,12 +339,7 @@ fn a_certificate_that_nobody_wants_any_more_leaves_no_unfinished_deployment() {
 #[test]
 fn a_deployment_that_moves_before_it_was_finished_leaves_its_old_place() {
     let world = World::new();
-    let configure = |name: &str| {
-        let deploy = format!("deploy: [{{ target: web, name: {name} }}]");
-        let text = world.config(&[("shop", &format!("names: [shop.example.test]\n    {deploy}"))]);
-        let targets = "targets: { web: { files: { directory: out } } }";
-        world.project.write("certplan.yaml", &format!("{text}{targets}\n"));
-    };
+    let configure = |name: &str| deploy_as(&world, name);
     configure("old");
     let inside = Inside::new(&world);
     stop_when_deployed(&inside);
@@ -366,12 +361,7 @@ fn a_deployment_that_moves_twice_before_it_was_finished_leaves_no_place_between(
         [("old", "old", false), ("old", "third", false), ("old", "old", true), ("old", "third", true)]
     {
         let world = World::new();
-        let configure = |name: &str| {
-            let deploy = format!("deploy: [{{ target: web, name: {name} }}]");
-            let text = world.config(&[("shop", &format!("names: [shop.example.test]\n    {deploy}"))]);
-            let targets = "targets: { web: { files: { directory: out } } }";
-            world.project.write("certplan.yaml", &format!("{text}{targets}\n"));
-        };
+        let configure = |name: &str| deploy_as(&world, name);
         let holds = |name: &str| world.project.path().join(format!("out/{name}/privkey.pem")).exists();
         configure(before);
         let outcome = Inside::new(&world).run(&world);
@@ -455,6 +445,14 @@ fn nothing_is_ordered_for_targets_that_would_all_refuse_it() {
         assert_eq!((world.issued(), world.orders(), world.txt()), (issued, issued, Vec::new()), "{run}");
         assert_eq!(world.project.path().join("good/shop/fullchain.pem").exists(), issued > 0, "{run}");
     }
+}
+
+/// Has the certificate deployed to one target under a name.
+fn deploy_as(world: &World, name: &str) {
+    let deploy = format!("deploy: [{{ target: web, name: {name} }}]");
+    let text = world.config(&[("shop", &format!("names: [shop.example.test]\n    {deploy}"))]);
+    let targets = "targets: { web: { files: { directory: out } } }";
+    world.project.write("certplan.yaml", &format!("{text}{targets}\n"));
 }
 
 /// Stops the run, as Ctrl-C does, when a target took a certificate.
