@@ -59,16 +59,22 @@ impl Checker<'_> {
         };
         for entry in node.entries().iter().filter(|entry| !is_reference(entry)) {
             self.report.mask(entry.value.span);
-            if entry.value.is_nothing() && entry.key != "env" && entry.key != "file" {
-                // A key without a value may be the secret.
-                self.report.mask(entry.span);
-                self.report.push(
-                    Diagnostic::error("literal-secret", entry.span, "this is no reference to a secret")
-                        .label("not shown: it may be a secret")
-                        .help(format!("say where it is found: {}", quoted(&reference("NAME")))),
-                );
-                return Fit::Not;
+        }
+        // A key without a value may be the secret, and nothing beside it is looked at.
+        let is_lone = |entry: &&Entry| entry.value.is_nothing() && entry.key != "env" && entry.key != "file";
+        if let Some(lone) = node.entries().iter().find(is_lone) {
+            for entry in node.entries() {
+                self.report.mask(entry.value.span);
             }
+            for entry in node.entries().iter().filter(is_lone) {
+                self.report.mask(entry.span);
+            }
+            self.report.push(
+                Diagnostic::error("literal-secret", lone.span, "this is no reference to a secret")
+                    .label("not shown: it may be a secret")
+                    .help(format!("say where it is found: {}", quoted(&reference("NAME")))),
+            );
+            return Fit::Not;
         }
         let variable = format!("write the variable's name: {}", quoted(&reference("NAME")));
         let path = format!("write the path of a file: {}", quoted(&format!("{key}: {{ file: PATH }}")));
