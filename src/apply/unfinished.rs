@@ -59,15 +59,8 @@ impl Apply {
                 continue;
             }
             self.unless_interrupted()?;
-            let may_hold = |why: String| {
-                self.reporter.report(Event::Warning {
-                    address: Address::Deployment(journal.name().clone(), name.clone()),
-                    message: format!(
-                        "`{}` may hold the certificate of a run that was stopped, and nobody removes it: {why}",
-                        location.escape_debug()
-                    ),
-                });
-            };
+            let address = Address::Deployment(journal.name().clone(), name.clone());
+            let may_hold = |why: String| self.may_hold(address.clone(), location, &why);
             let (Ok(target), Some(configured)) = (self.target(name), self.desired.targets.get(name)) else {
                 may_hold("the target is gone from the configuration".to_owned());
                 continue;
@@ -82,11 +75,10 @@ impl Apply {
                     Err(_) if self.context.cancel.is_cancelled() => return Err(ApplyError::Interrupted),
                     // Nothing serves there, and nothing may ever have been written.
                     Err(error) if own.is_none() => may_hold(message_of(&error)),
-                    Err(source) => {
-                        let address = Address::Deployment(journal.name().clone(), name.clone());
-                        let error = ApplyError::Target { address, source };
-                        failures.push(Left { location: location.clone(), error });
-                    }
+                    Err(source) => failures.push(Left {
+                        location: location.clone(),
+                        error: ApplyError::Target { address: address.clone(), source },
+                    }),
                 }
                 continue;
             }
@@ -125,15 +117,18 @@ impl Apply {
     /// Tells of what could not be taken back, where the work goes on: nothing may hold a renewal up.
     pub(super) fn tell_left(&self, journal: &Journal, left: Vec<Left>) {
         for Left { location, error } in left {
-            self.reporter.report(Event::Warning {
-                address: Address::Certificate(journal.name().clone()),
-                message: format!(
-                    "`{}` may hold the certificate of a run that was stopped, and nobody removes it: {}",
-                    location.escape_debug(),
-                    message_of(&error)
-                ),
-            });
+            self.may_hold(Address::Certificate(journal.name().clone()), &location, &message_of(&error));
         }
+    }
+
+    fn may_hold(&self, address: Address, location: &str, why: &str) {
+        self.reporter.report(Event::Warning {
+            address,
+            message: format!(
+                "`{}` may hold the certificate of a run that was stopped, and nobody removes it: {why}",
+                location.escape_debug()
+            ),
+        });
     }
 
     /// Takes back what a stopped run deployed to a place, as far as it did, and tells whether it may have been something.
@@ -150,20 +145,19 @@ impl Apply {
             return Ok(false);
         }
         let held = target.observe(&self.context, slot).await?;
-        // Nothing in the place, or something foreign instead of our link: what is ours beside it goes.
-        let Some(held) = held.filter(|held| held.refusal.is_none()) else {
-            let seen = target.observe(&self.context, slot).await?;
-            target.remove(&self.context, slot, seen.as_ref(), receipt).await?;
+        let Some(there) = held.as_ref().filter(|held| held.refusal.is_none()) else {
+            // Nothing in the place, or something foreign instead of our link: what is ours beside it goes.
+            target.remove(&self.context, slot, held.as_ref(), receipt).await?;
             return Ok(false);
         };
-        if record.is_foreign(name, &held) {
+        if record.is_foreign(name, there) {
             return Ok(false);
         }
         // What an earlier run of this certificate had put there is no loss.
         let is_own = |before: &Deployed| before.refusal.is_none() && !record.is_foreign(name, before);
         if journaled.before.as_ref().is_none_or(is_own) {
             // As any removal: the server is asked, and keeps what it still needs.
-            target.remove(&self.context, slot, Some(&held), receipt).await?;
+            target.remove(&self.context, slot, Some(there), receipt).await?;
             return Ok(true);
         }
         match receipt {
